@@ -1,0 +1,170 @@
+"""Why a cell did not run to its end: the first rank that failed on top, what followed from it below. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.parse.visible import ranks_text, visible
+
+if TYPE_CHECKING:
+    from orchestrator.evidence import Evidence
+    from orchestrator.parse.events import RankLog
+    from orchestrator.parse.status import RankStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """`reasons`: the cause first. `rank`: the rank that failed first of itself, None when the host ended a
+    cell whose ranks were all alive. `traceback`: that rank's own, as it wrote it; escape it where it is
+    shown.
+    """
+
+    reasons: tuple[str, ...]
+    rank: int | None
+    traceback: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fall:
+    """A rank that ended badly of itself, `after_s` seconds after its own launcher started."""
+
+    rank: int
+    after_s: float
+    early_exit: bool
+    text: str
+
+
+def failure(evidence: Evidence) -> Failure | None:
+    """Why the cell failed, or None when every rank ran to its end and exited by itself."""
+    # No peer's failure makes a rank leave with 0 before its end, so such a rank comes first whoever was
+    # reaped first.
+    falls = sorted(_falls(evidence), key=lambda fall: (not fall.early_exit, fall.after_s, fall.rank))
+    stop = _stop(evidence)
+    silent = [rank for rank in evidence.ranks if not _has_lines(evidence, rank)]
+    launchers = _launchers(evidence)
+    if not (falls or stop or silent or launchers):
+        return None
+    causes = [fall.text if n == 0 else f"then {fall.text}" for n, fall in enumerate(falls)]
+    # A signal ends everything at once: ranks that fell did so because of it. A limit is hit because a rank
+    # fell.
+    first = [*stop, *causes] if evidence.host.stop_signal else [*causes, *stop]
+    reasons = [
+        *first,
+        *(_progress(evidence) if stop else ()),
+        *([f"no record at all: {ranks_text(silent)}"] if silent else ()),
+        *_consequences(evidence),
+        *launchers,
+    ]
+    rank = falls[0].rank if falls and not evidence.host.stop_signal else None
+    fail = log.fail if rank is not None and (log := evidence.logs.get(rank)) else None
+    return Failure(reasons=tuple(reasons), rank=rank, traceback=fail.traceback if fail else None)
+
+
+def _falls(evidence: Evidence) -> list[_Fall]:
+    found = {rank: (evidence.rank_status(rank), evidence.logs.get(rank)) for rank in evidence.ranks}
+    # An exit 0 without an end record is a cause only where the cell was cut short; where all ranks left that
+    # way and nobody was stopped, the cell ran to its end and its proofs say what is missing.
+    cut_short = evidence.host.stopped is not None or any(
+        (status is None or status.exit_code != 0) for status, _ in found.values()
+    )
+    falls = []
+    for rank, (status, log) in found.items():
+        text = _fall_text(rank, status, log, cut_short=cut_short)
+        if text is not None:
+            falls.append(
+                _Fall(
+                    rank=rank,
+                    after_s=_after_s(evidence, rank),
+                    early_exit=status is not None and status.exit_code == 0,
+                    text=text,
+                )
+            )
+    return falls
+
+
+def _fall_text(rank: int, status: RankStatus | None, log: RankLog | None, *, cut_short: bool) -> str | None:
+    """How this rank ended badly of itself; None when it did not, or was stopped by the launcher."""
+    if status is not None and status.killed:
+        return None
+    if log is not None and log.fail is not None:
+        name, message = visible(log.fail.type, limit=100), visible(log.fail.message)
+        return f"rank {rank} raised {name}: {message}{_at_step(log)}"
+    if status is None:
+        return None
+    if status.signal is not None:
+        return (
+            f"rank {rank} was ended by {visible(status.signal, limit=40)}, not by its launcher{_at_step(log)}"
+        )
+    if status.exit_code != 0:
+        return f"rank {rank} exited with code {status.exit_code} and left no fail record{_at_step(log)}"
+    if cut_short and status.end_count is None and (log is None or log.end is None):
+        return f"rank {rank} exited with code 0 before its end record, while others went on{_at_step(log)}"
+    return None
+
+
+def _at_step(log: RankLog | None) -> str:
+    if log is None or not log.num_records:
+        return ", before any record"
+    if log.last_step is not None:
+        return f", after step {log.last_step}"
+    return ", before its first step" if log.ready else ", before it was ready"
+
+
+def _after_s(evidence: Evidence, rank: int) -> float:
+    """When the rank ended, in seconds since its own launcher started: clocks of two nodes share no zero."""
+    node, status = evidence.status(evidence.node_of(rank)), evidence.rank_status(rank)
+    return math.inf if node is None or status is None else status.ended_s - node.started_s
+
+
+def _stop(evidence: Evidence) -> list[str]:
+    host = evidence.host
+    if host.stopped is None:
+        return []
+    limits = evidence.cell.limits
+    words = {
+        "stall": f"stopped by the host: no new step for {limits.stall_s:g} s",
+        "startup_limit": f"stopped by the host: not every rank was ready after {limits.startup_s:g} s",
+        "time_limit": "stopped by the host: the run's time limit was used up",
+    }
+    text = words.get(host.stopped) or f"stopped by {host.stopped.removeprefix('signal:')}"
+    return [f"{text} ({visible(host.detail)})" if host.detail else text]
+
+
+def _progress(evidence: Evidence) -> list[str]:
+    """Which ranks had got how far, the furthest behind first."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for rank in evidence.ranks:
+        log = evidence.logs.get(rank)
+        if log is None or not log.num_records:
+            continue
+        groups[log.last_step if log.last_step is not None else 0 if log.ready else -1].append(rank)
+    words = {-1: "not ready", 0: "ready, no step yet"}
+    return [f"{words.get(step, f'last step {step}')}: {ranks_text(groups[step])}" for step in sorted(groups)]
+
+
+def _consequences(evidence: Evidence) -> list[str]:
+    killed = [rank for rank in evidence.ranks if (s := evidence.rank_status(rank)) and s.killed]
+    return [f"stopped by the launcher as a consequence: {ranks_text(killed)}"] if killed else []
+
+
+def _launchers(evidence: Evidence) -> list[str]:
+    """What the launchers themselves say was wrong; with no other trouble this alone fails the cell."""
+    words = [
+        f"node {node}: its launcher was stopped by {visible(status.stopped_by, limit=40)}"
+        for node in evidence.nodes
+        if (status := evidence.status(node)) and status.stopped_by is not None
+    ]
+    if evidence.host.launcher_exit != 0:
+        code = evidence.host.launcher_exit
+        words.append(
+            "the launcher's exit was never seen" if code is None else f"the launcher exited with code {code}"
+        )
+    return words
+
+
+def _has_lines(evidence: Evidence, rank: int) -> bool:
+    log = evidence.logs.get(rank)
+    return log is not None and log.num_lines > 0

@@ -1,0 +1,105 @@
+"""`nx8`: a lazy group, so that help, version and completion load nothing but click."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from orchestrator import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: verb → its help line. The module is orchestrator.cli.<verb>_verb; a test holds these lines against the modules' own.
+VERBS = {
+    "run": "Train, prove and print the metric table.",
+    "plan": "Show everything a run would do, and do nothing.",
+    "report": "Print the tables of a stored run.",
+    "parse": "Recompute a stored run from its raw files and compare.",
+    "list": "List cases, vendors, clusters or runs.",
+    "data": "Prepare and check token files.",
+}
+
+
+class Lazy(click.Group):
+    """Imports a verb's module only when that verb is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if name not in VERBS:
+            return None
+        command = importlib.import_module(f"orchestrator.cli.{name}_verb").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], VERBS, n=1)
+            if near:
+                error.message += f" Did you mean '{near[0]}'?"
+            raise
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="nx8")
+@click.option("--home", type=click.Path(path_type=Path), help="The folder that holds cases/, dockerfiles/ and cluster/.")
+@click.pass_context
+def group(ctx: click.Context, home: Path | None) -> None:
+    """Training benchmarks for accelerator clusters: no proof, no number.
+
+    Exit codes: 0 every planned cell MEASURED, 1 a gate failed, 2 usage or configuration, 3 a node cannot run it, 4 a cell
+    failed or is not provable, 5 build, 6 busy, 7 time budget used, 70 a bug of ours, 124 time limit, 129/130/143 stopped.
+    """
+    ctx.obj = home
+
+
+def main() -> NoReturn:
+    """The console script: the only place that turns an error into an exit code."""
+    sys.exit(guarded(lambda: group(standalone_mode=False)))
+
+
+def guarded(verb: Callable[[], Any]) -> int:
+    """Runs a verb; returns the exit code, having said on stderr what went wrong."""
+    from orchestrator.errors import Exit, Nx8Error, Stopped
+
+    try:
+        code = verb()
+        sys.stdout.flush()
+        return int(code or 0)
+    except Nx8Error as error:
+        click.echo(str(error), err=True)
+        if len(error.problems) > 1:
+            click.echo(f"{len(error.problems)} problems", err=True)
+        return int(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        return int(Exit.USAGE)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return int(Exit.SIGINT)
+    except Stopped as stopped:
+        click.echo(f"stopped by {stopped}", err=True)
+        return int(stopped.exit_code)
+    except BrokenPipeError:
+        # The reader went away (`nx8 report | head`): not our failure, but nothing more can be said either.
+        sys.stdout = None
+        return int(Exit.OK)
+    except Exception:  # noqa: BLE001 - the one place where a bug becomes exit code 70
+        import traceback
+
+        click.echo(traceback.format_exc(), err=True)
+        click.echo("this is a bug in nx8; please report it with the lines above and `nx8 --version`", err=True)
+        return int(Exit.BUG)

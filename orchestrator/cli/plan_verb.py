@@ -1,0 +1,69 @@
+"""`nx8 plan`"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.cli.common import plan_options, request_of, workspace_of
+
+if TYPE_CHECKING:
+    from orchestrator.plan import Cell, Plan
+
+
+@click.command("plan")
+@plan_options
+@click.option("--json", "as_json", is_flag=True, help="Print plan.json itself.")
+@click.pass_context
+def command(ctx: click.Context, as_json: bool, **given: Any) -> None:
+    """Show everything a run would do, and do nothing.
+
+    Ranks, batch arithmetic, steps, files, and the exact commands with their environment.
+    """
+    from orchestrator.plan import to_json
+    from orchestrator.run import planned_for, prepared
+    from orchestrator.selection import select
+
+    workspace, request = workspace_of(ctx), request_of(**given)
+    selection = select(workspace, cases=request.cases, vendor=request.vendor, cluster=request.cluster)
+    manifests = prepared(workspace, selection, write=False)
+    planned = planned_for(workspace, selection, manifests, request.options)
+    click.echo(to_json(planned) if as_json else described(planned), nl=False)
+
+
+def described(planned: Plan) -> str:
+    """The plan in words, one block a cell."""
+    head = [
+        f"run      {planned.identity.run_id}   (this name and the nonce are new at every start)",
+        f"cluster  {planned.cluster}, vendor {planned.vendor}, transport {planned.transport}",
+        f"folder   {planned.identity.host_run_dir}",
+    ]
+    return "\n".join([*head, *(line for cell in planned.cells for line in _cell(cell))]) + "\n"
+
+
+def _cell(cell: Cell) -> list[str]:
+    job, batch = cell.job, cell.job.batch
+    proxy = f"   proxy of {cell.proxy.of}: {cell.proxy.why}" if cell.proxy else ""
+    peak = f"{cell.peak.tflops:g} TFLOPS ({cell.peak.source})" if cell.peak.tflops else f"unknown: {cell.peak.reason}"
+    lines = [
+        "",
+        f"cell     {cell.cell_id}{proxy}",
+        f"ranks    {cell.num_nodes} nodes × {cell.devices_per_node} devices = {batch.world_size}, engine {job.engine},"
+        f" ZeRO {job.zero.stage}, {job.device.type}/{job.device.backend}",
+        f"batch    LBS {batch.micro_batch_size} × GAS {batch.gradient_accumulation_steps} × DP {batch.data_parallel_size}"
+        f" = GBS {batch.global_batch_size} sequences × MPE {batch.sequence_length}"
+        f" = {batch.global_batch_size * batch.sequence_length:,} tokens a step",
+        f"steps    {job.steps.warmup_steps} warm-up + {job.steps.measured_steps} measured = {job.steps.total}",
+        f"number   {job.precision.label} (computes in {job.precision.compute_dtype}, mechanism {job.precision.mechanism}),"
+        f" recompute {job.recompute}, attention {job.attention}, fix_hp {cell.fix_hp}",
+        f"data     {job.data.file}  {job.data.num_tokens:,} tokens  sha256 {job.data.sha256}",
+        f"MFU      {cell.flops.multiplier} × {cell.flops.parameters:,} FLOPs a token; {cell.peak.dtype} peak {peak}",
+        f"limits   {cell.limits.startup_s:g} s to the first step, {cell.limits.stall_s:g} s between steps",
+        f"config   sha256 {cell.config_hash}",
+    ]
+    for launch in cell.launches:
+        environment = " ".join(f"{key}={shlex.quote(value)}" for key, value in launch.environment.items())
+        lines += [f"on {launch.node}, ranks {', '.join(map(str, launch.ranks))}:", f"  {environment} {shlex.join(launch.argv)}"]
+    return lines

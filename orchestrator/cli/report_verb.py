@@ -1,0 +1,24 @@
+"""`nx8 report`"""
+
+from __future__ import annotations
+
+import click
+
+from orchestrator.cli.common import workspace_of
+
+
+@click.command("report")
+@click.argument("run", default="latest")
+@click.option("--format", "form", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True)
+@click.option("--lang", type=click.Choice(["zh", "en"]), default="zh", show_default=True)
+@click.pass_context
+def command(ctx: click.Context, run: str, form: str, lang: str) -> None:
+    """Print the tables of a stored run.
+
+    RUN is a run's name, its folder, or 'latest'.
+    """
+    from orchestrator.report import document
+    from orchestrator.results import RunFolder, read_result
+
+    folder = RunFolder.find(workspace_of(ctx).runs, run)
+    click.echo(document(read_result(folder), form, lang), nl=False)

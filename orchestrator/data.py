@@ -1,0 +1,346 @@
+"""Text → token file with its manifest, and the check that the two still belong together.
+
+`<name>.tokens` holds little-endian integers, nothing else; `<name>.manifest.json` beside it says what they are and where they are
+from. The same inputs give the same bytes on every machine: files in sorted order, no clock and no path of this machine inside.
+"""
+
+from __future__ import annotations
+
+import array
+import hashlib
+import json
+import sys
+import sysconfig
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from orchestrator.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from orchestrator.cases import Data
+
+DTYPES: dict[str, str] = {"uint8": "B", "int16": "h", "int32": "i"}
+READ_BYTES = 4 * 1024 * 1024
+#: A manifest lists its inputs one by one up to this many; beyond, their digest and count stand for them.
+LISTED_INPUTS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """One file of text, by its name below the folder it was found in."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a token file is.
+
+    `sha256` is of the token file; `inputs_sha256` of the lines "<sha256>  <name>" of the inputs in order;
+    `truncated` says that `max_tokens` ended the file before the inputs did.
+    """
+
+    schema: Literal[1]
+    name: str
+    sha256: str
+    num_tokens: int
+    dtype: Literal["uint8", "int16", "int32"]
+    tokenizer: str
+    tokenizer_sha256: str | None
+    vocab_size: int
+    num_inputs: int
+    input_bytes: int
+    inputs_sha256: str
+    truncated: bool
+    inputs: tuple[Input, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+class Tokenizer(Protocol):
+    name: str
+    sha256: str | None
+    vocab_size: int
+
+    def encode(self, text: bytes) -> bytes | list[int]: ...
+
+
+class Bytes:
+    """Every byte of the text is a token."""
+
+    name: str = "bytes"
+    sha256: str | None = None
+    vocab_size: int = 256
+
+    def encode(self, text: bytes) -> bytes:
+        return text
+
+
+class SentencePiece:
+    """A sentencepiece model file; each document starts with the model's own BOS, as LlamaTokenizer does by default."""
+
+    def __init__(self, path: Path) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        content = path.read_bytes()
+        self._model = SentencePieceProcessor(model_proto=content)
+        self._bos = [self._model.bos_id()] if self._model.bos_id() >= 0 else []
+        self.name, self.sha256 = "sentencepiece", hashlib.sha256(content).hexdigest()
+        self.vocab_size = int(self._model.vocab_size())
+
+    def encode(self, text: bytes) -> list[int]:
+        return self._bos + list(self._model.encode(text.decode("utf-8", "replace")))
+
+
+class HuggingFace:
+    """A `tokenizer.json`; its own post-processor decides about BOS."""
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer as Fast
+
+        content = path.read_bytes()
+        self._model = Fast.from_str(content.decode("utf-8"))
+        self.name, self.sha256 = "tokenizer.json", hashlib.sha256(content).hexdigest()
+        # Ids may have gaps, so the largest one decides, not their number.
+        self.vocab_size = 1 + max(self._model.get_vocab(with_added_tokens=True).values(), default=0)
+
+    def encode(self, text: bytes) -> list[int]:
+        return list(self._model.encode(text.decode("utf-8", "replace")).ids)
+
+
+def tokenizer(name: str) -> Tokenizer:
+    """`bytes`, a sentencepiece `*.model` or a Hugging Face `*.json`. Raises ConfigError (E701, E702)."""
+    if name == "bytes":
+        return Bytes()
+    path = Path(name)
+    maker = {".model": SentencePiece, ".json": HuggingFace}.get(path.suffix)
+    if maker is None or not path.is_file():
+        raise ConfigError(
+            Problem(
+                code="E701",
+                file=name,
+                message="no such tokenizer"
+                if maker
+                else "not a tokenizer: wants 'bytes', a sentencepiece .model or a Hugging Face .json",
+                help="the llama2 tokenizer is the file tokenizer.model of its checkpoint folder",
+            )
+        )
+    try:
+        return maker(path)
+    except ImportError as error:
+        raise ConfigError(
+            Problem(
+                code="E702",
+                file=name,
+                message=f"reading this tokenizer needs the package {error.name}",
+                help="pip install 'nx8[data]'",
+            )
+        ) from error
+    except Exception as error:  # both libraries raise bare RuntimeError/Exception for a bad file
+        raise ConfigError(
+            Problem(code="E701", file=name, message=f"the tokenizer cannot be read: {error}")
+        ) from error
+
+
+def documents(source: Path, *, field: str) -> Iterator[tuple[Input, Iterator[bytes]]]:
+    """The inputs under `source` in sorted order, each with its texts; a `.jsonl` has one a line, under `field`."""
+    files = _text_files(source)
+    if not files:
+        raise ConfigError(
+            Problem(
+                code="E703",
+                file=str(source),
+                message="no text here: wants a .txt or .jsonl file, or a folder that holds some",
+            )
+        )
+    root = source if source.is_dir() else source.parent
+    for path in files:
+        content = path.read_bytes()
+        name = path.relative_to(root).as_posix()
+        about = Input(name=name, bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        yield about, (_json_lines(path, content, field) if path.suffix == ".jsonl" else iter([content]))
+
+
+def _text_files(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source]
+    found = (path for path in source.rglob("*") if path.suffix in {".txt", ".jsonl", ".md", ".rst", ".py"})
+    return sorted(
+        (path for path in found if path.is_file()), key=lambda path: path.relative_to(source).as_posix()
+    )
+
+
+def _json_lines(path: Path, content: bytes, field: str) -> Iterator[bytes]:
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)[field]
+            yield text.encode("utf-8", "surrogatepass")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ConfigError(
+                Problem(
+                    code="E703",
+                    file=str(path),
+                    line=number,
+                    column=1,
+                    message=f"this line has no text under {field!r}",
+                    help="one JSON object a line; name its text field with --field",
+                )
+            ) from error
+
+
+def builtin_documents(name: str) -> Iterator[tuple[Input, Iterator[bytes]]]:
+    """A text that is on every machine. `python-library`: the documentation topics, then the sources of Python's own library."""
+    if name != "python-library":
+        raise ValueError(f"unknown builtin text {name!r}")
+    root = Path(sysconfig.get_path("stdlib"))
+    sources = [
+        path
+        for path in root.rglob("*.py")
+        if not {"site-packages", "dist-packages", "test", "tests", "idlelib", "__pycache__"}
+        & set(path.relative_to(root).parts)
+    ]
+    for path in sorted(
+        sources, key=lambda path: (path.parent.name != "pydoc_data", path.relative_to(root).as_posix())
+    ):
+        content = path.read_bytes()
+        about = Input(
+            name=path.relative_to(root).as_posix(),
+            bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+        )
+        yield about, iter([content])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A token file's manifest and, where it was just made, its content."""
+
+    manifest: Manifest
+    content: bytes
+
+
+def prepare(
+    inputs: Iterable[tuple[Input, Iterator[bytes]]],
+    *,
+    name: str,
+    encoder: Tokenizer,
+    max_tokens: int | None = None,
+) -> Prepared:
+    """Encodes the texts in order, up to `max_tokens`. Raises ConfigError (E703) when nothing comes out.
+
+    Held in memory: the published case's 100 M tokens are 200 MB.
+    """
+    dtype: Literal["uint8", "int16", "int32"] = (
+        "uint8" if encoder.vocab_size <= 2**8 else "int16" if encoder.vocab_size <= 2**15 else "int32"
+    )
+    tokens = array.array(DTYPES[dtype])
+    seen: list[Input] = []
+    for about, texts in inputs:
+        seen.append(about)
+        for text in texts:
+            tokens.extend(encoder.encode(text))
+            if max_tokens is not None and len(tokens) >= max_tokens:
+                break
+        if max_tokens is not None and len(tokens) >= max_tokens:
+            break
+    truncated = max_tokens is not None and len(tokens) >= max_tokens
+    del tokens[max_tokens if truncated else len(tokens) :]
+    if not tokens:
+        raise ConfigError(Problem(code="E703", message=f"the text of {name} is empty: no token came out"))
+    if sys.byteorder == "big":
+        tokens.byteswap()
+    content = tokens.tobytes()
+    listing = "".join(f"{one.sha256}  {one.name}\n" for one in seen)
+    return Prepared(
+        content=content,
+        manifest=Manifest(
+            schema=1,
+            name=name,
+            sha256=hashlib.sha256(content).hexdigest(),
+            num_tokens=len(tokens),
+            dtype=dtype,
+            tokenizer=encoder.name,
+            tokenizer_sha256=encoder.sha256,
+            vocab_size=encoder.vocab_size,
+            num_inputs=len(seen),
+            input_bytes=sum(one.bytes for one in seen),
+            inputs_sha256=hashlib.sha256(listing.encode("utf-8")).hexdigest(),
+            truncated=truncated,
+            inputs=tuple(seen) if len(seen) <= LISTED_INPUTS else (),
+        ),
+    )
+
+
+def prepare_builtin(data: Data) -> Prepared:
+    """The token file of a case that brings its own text."""
+    if data.builtin is None:
+        raise ValueError(f"{data.name} has no builtin text")
+    return prepare(
+        builtin_documents(data.builtin), name=data.name, encoder=Bytes(), max_tokens=data.num_tokens
+    )
+
+
+def token_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.tokens"
+
+
+def manifest_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.manifest.json"
+
+
+def store(prepared: Prepared, folder: Path) -> Path:
+    """Writes both files, the manifest last: a token file without one was never finished. Returns the token file's path."""
+    from orchestrator.results import write_atomic
+
+    folder.mkdir(parents=True, exist_ok=True)
+    target = token_file(folder, prepared.manifest.name)
+    write_atomic(target, prepared.content)
+    write_atomic(manifest_file(folder, prepared.manifest.name), prepared.manifest.to_json().encode("utf-8"))
+    return target
+
+
+def verify(folder: Path, name: str, *, how: str | None = None) -> Manifest:
+    """The manifest of a token file whose bytes were just checked against it.
+
+    Raises ConfigError: E704 when a file is missing, E705 when the bytes are not those of the manifest.
+    """
+    from orchestrator.load import read_stored
+
+    tokens, listing = token_file(folder, name), manifest_file(folder, name)
+    missing = [str(path) for path in (tokens, listing) if not path.is_file()]
+    if missing:
+        raise ConfigError(
+            Problem(
+                code="E704",
+                message=f"the data {name} is not there: {', '.join(missing)} missing",
+                help=f"make it once: {how}" if how else "nx8 data prepare --help says how one is made",
+            )
+        )
+    manifest = read_stored(listing, Manifest)
+    seen = file_sha256(tokens)
+    if seen != manifest.sha256:
+        raise ConfigError(
+            Problem(
+                code="E705",
+                file=str(tokens),
+                message=f"not the data of its manifest: sha256 is {seen}, the manifest says {manifest.sha256}",
+                help=f"the file was changed or cut after it was made; remove it and {listing.name}, and prepare it again",
+            )
+        )
+    return manifest
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(READ_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,106 @@
+"""Starts the launcher of a cell and always stops it: nothing it started outlives the `with`."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import PreflightError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from orchestrator.plan import Launch
+
+#: What the launcher itself needs at most to end its ranks (its own grace, then SIGKILL) before we end its whole session.
+STOP_LIMIT_S = 20.0
+#: Set by whoever started us inside another job; a rank must not find its place in that one.
+FOREIGN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+class Launcher:
+    """One running launcher on this machine. `descriptor` becomes readable when it ends."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self.started_s = time.monotonic()
+        self.ended_s: float | None = None
+        self.descriptor = os.pidfd_open(process.pid)
+
+    @property
+    def wall_s(self) -> float | None:
+        """Life of the launcher process, seconds; null while it lives."""
+        return None if self.ended_s is None else self.ended_s - self.started_s
+
+    def exit_code(self) -> int | None:
+        """The exit status once it has ended (negative: the signal that ended it), None before."""
+        if self.ended_s is None and _has_ended(self._process.pid):
+            self._end()
+        return self._process.returncode
+
+    def stop(self) -> None:
+        """Ends the launcher and all it started: a word first, then force. Returns when none of it is left."""
+        if self.exit_code() is not None:
+            return
+        assert self._process.stdin is not None
+        self._process.stdin.close()  # end of file: the host is gone
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            select.select([self.descriptor], [], [], STOP_LIMIT_S)
+        finally:
+            self._end()
+
+    def close(self) -> None:
+        try:
+            self.stop()
+        finally:
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+            os.close(self.descriptor)
+
+    def _end(self) -> None:
+        """Ends what is left of the launcher's session, then reaps the launcher.
+
+        In this order: until it is reaped its process group's number cannot be given to anybody else.
+        """
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self.ended_s = time.monotonic()
+
+
+def _has_ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+@contextmanager
+def launched(launch: Launch, *, working_directory: Path) -> Iterator[Launcher]:
+    """The launcher of one node, running. Raises PreflightError (E301) when it cannot be started at all."""
+    output = Path(launch.host_output)
+    output.mkdir(mode=0o700, parents=True, exist_ok=True)
+    environment = {key: value for key, value in os.environ.items() if key not in FOREIGN}
+    with (output / "launcher.log").open("xb") as log:
+        try:
+            process = subprocess.Popen(
+                launch.argv,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**environment, **launch.environment},
+                cwd=working_directory,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise PreflightError(
+                Problem(code="E301", message=f"{launch.node}: {launch.argv[0]} cannot be started: {error.strerror}")
+            ) from error
+    launcher = Launcher(process)
+    try:
+        yield launcher
+    finally:
+        launcher.close()

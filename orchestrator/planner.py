@@ -1,0 +1,433 @@
+"""Cluster × Vendor × Case → Plan: ranks, batch arithmetic, argv, environment and job.json, complete before anything starts. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.cases import DeviceConfig
+from orchestrator.errors import ConfigError, Problem
+from orchestrator.plan import (
+    CONTRACT,
+    BatchPlan,
+    Cell,
+    DataPlan,
+    DevicePlan,
+    FlopsPlan,
+    Identity,
+    Job,
+    Launch,
+    LimitsPlan,
+    ModelPlan,
+    OptimizerPlan,
+    PeakPlan,
+    Plan,
+    PrecisionPlan,
+    ProxyPlan,
+    Steps,
+    ZeroPlan,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from orchestrator.cases import Batch, Case, Data, Model
+    from orchestrator.data import Manifest
+    from orchestrator.selection import Chosen, Selection
+    from orchestrator.vendors import Device, Vendor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a person may say on the command line; null leaves the files' own word."""
+
+    changes: DeviceConfig = DeviceConfig(schema=1)
+    measured_steps: int | None = None
+    startup_limit_s: float | None = None
+    stall_limit_s: float | None = None
+    time_limit_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """The paths and the interpreter that a run uses, decided at the edge."""
+
+    python: str
+    trainer: Path
+    data_dir: Path
+    run_dir: Path
+
+
+def plan(
+    selection: Selection,
+    *,
+    identity: Identity,
+    place: Place,
+    manifests: Mapping[str, Manifest],
+    options: Options,
+) -> Plan:
+    """The complete plan. `manifests` has the checked manifest of each case's data, by data name.
+
+    Raises ConfigError (E12x) with everything that does not divide, fit or is refused, of all cases at once.
+    """
+    cells: list[Cell] = []
+    problems: list[Problem] = []
+    for chosen in selection.cases:
+        try:
+            cells.append(_cell(selection, chosen, identity, place, manifests, options))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return Plan(
+        schema=1,
+        identity=identity,
+        cluster=selection.cluster_name,
+        vendor=selection.vendor_name,
+        transport=selection.cluster.transport,
+        cells=tuple(cells),
+        time_limit_s=options.time_limit_s,
+    )
+
+
+def is_proxy(vendor: Vendor) -> bool:
+    """The proxy block applies if and only if the arithmetic is done by a CPU: there, or in a rehearsal."""
+    return vendor.torch.device_type == "cpu"
+
+
+def data_of(case: Case, vendor: Vendor) -> Data:
+    """The data that this case reads on this vendor's devices."""
+    return case.proxy.data if is_proxy(vendor) else case.data
+
+
+def _cell(
+    selection: Selection,
+    chosen: Chosen,
+    identity: Identity,
+    place: Place,
+    manifests: Mapping[str, Manifest],
+    options: Options,
+) -> Cell:
+    vendor, cluster = selection.vendor, selection.cluster
+    device = vendor.devices[cluster.device]
+    base = _base(chosen.case, proxy=is_proxy(vendor))
+    case = _changed(base, chosen, options, proxy=is_proxy(vendor))
+    world_size = len(cluster.nodes) * cluster.devices_per_node
+    batch = _batch(case.batch, world_size)
+    manifest = manifests[case.data.name]
+    precision = _precision(case)
+    problems: list[Problem] = [
+        *_refused(chosen.name, case, vendor, precision),
+        *_data_problems(chosen.name, case, manifest),
+    ]
+    steps = _steps(chosen.name, case, batch, manifest, problems)
+    if problems or steps is None:
+        raise ConfigError(problems)
+    cell_id = f"{chosen.name}-{cluster.scale}"
+    job = _job(chosen.name, cell_id, case, identity, vendor, batch, steps, precision, place, manifest)
+    return Cell(
+        cell_id=cell_id,
+        case=chosen.name,
+        vendor=selection.vendor_name,
+        device=cluster.device,
+        device_display=device.display_name,
+        num_nodes=len(cluster.nodes),
+        devices_per_node=cluster.devices_per_node,
+        stage=None,
+        proxy=ProxyPlan(why=case.proxy.why, of=chosen.case.table.display_name) if is_proxy(vendor) else None,
+        fix_hp=fix_hp(base, case),
+        changed={key: str(value) for key, value in _changes(chosen, options, proxy=is_proxy(vendor)).items()},
+        columns=case.table.columns,
+        flops=_flops(case, proxy=is_proxy(vendor)),
+        peak=_peak(device, precision.compute_dtype),
+        limits=LimitsPlan(
+            startup_s=options.startup_limit_s or case.limits.startup_s,
+            stall_s=options.stall_limit_s or case.limits.stall_s,
+        ),
+        config_hash=_config_hash(job),
+        job=job,
+        launches=_launches(selection, identity, place, job),
+    )
+
+
+def _base(case: Case, *, proxy: bool) -> Case:
+    """The case as it stands before any device changes it: itself, or with its proxy's sections in their places."""
+    if not proxy:
+        return case
+    small = case.proxy
+    return replace(
+        case,
+        model=small.model,
+        data=small.data,
+        batch=small.batch,
+        optimizer=small.optimizer,
+        zero=small.zero,
+        measurement=small.measurement,
+        limits=small.limits,
+    )
+
+
+def _changes(chosen: Chosen, options: Options, *, proxy: bool) -> dict[str, Any]:
+    """What the device's config and the command line change; a proxy keeps its own sizes whatever the device's config says."""
+    sizes = {"sequence_length", "micro_batch_size"} if proxy else set()
+    return {
+        **{key: value for key, value in chosen.config.changes().items() if key not in sizes},
+        **options.changes.changes(),
+    }
+
+
+def _changed(base: Case, chosen: Chosen, options: Options, *, proxy: bool) -> Case:
+    """`base` with the changes applied. Raises ConfigError for one that the case does not allow."""
+    changes = _changes(chosen, options, proxy=proxy)
+    refused = [key for key in options.changes.changes() if key not in base.tunable]
+    if refused:
+        raise ConfigError(
+            [
+                Problem(
+                    code="E116",
+                    message=f"--set {key}: not a key that case {chosen.name!r} lets anyone change",
+                    help=f"it may change: {', '.join(base.tunable) or 'nothing'}",
+                )
+                for key in refused
+            ]
+        )
+    batch = {
+        key: changes[key]
+        for key in ("sequence_length", "micro_batch_size", "gradient_accumulation_steps")
+        if key in changes
+    }
+    own = {key: changes[key] for key in ("precision", "recompute") if key in changes}
+    zero = {"overlap_comm": changes["overlap_comm"]} if "overlap_comm" in changes else {}
+    measurement = base.measurement
+    if options.measured_steps is not None:
+        measurement = replace(measurement, measured_steps=options.measured_steps)
+    return replace(
+        base,
+        batch=replace(base.batch, **batch),
+        zero=replace(base.zero, **zero),
+        measurement=measurement,
+        **own,
+    )
+
+
+def fix_hp(base: Case, case: Case) -> str:
+    """What differs from the case's default, in the words of the published tables; `/` for nothing."""
+    words = [
+        f"{word}={new}"
+        for word, old, new in (
+            ("MPE", base.batch.sequence_length, case.batch.sequence_length),
+            ("LBS", base.batch.micro_batch_size, case.batch.micro_batch_size),
+            ("GAS", base.batch.gradient_accumulation_steps, case.batch.gradient_accumulation_steps),
+            ("recompute", base.recompute != "none", case.recompute != "none"),
+        )
+        if old != new
+    ]
+    return " ".join(words) or "/"
+
+
+def _batch(batch: Batch, world_size: int) -> BatchPlan:
+    """Data parallelism only: every rank is one replica."""
+    return BatchPlan(
+        sequence_length=batch.sequence_length,
+        micro_batch_size=batch.micro_batch_size,
+        gradient_accumulation_steps=batch.gradient_accumulation_steps,
+        data_parallel_size=world_size,
+        world_size=world_size,
+        global_batch_size=batch.micro_batch_size * batch.gradient_accumulation_steps * world_size,
+    )
+
+
+#: (engine, label of the table) → (compute dtype, mechanism). In DeepSpeed "amp" is float16 with its loss scaler, as the published
+#: S4000 rows were taken; DDP's is torch's autocast to bfloat16.
+PRECISIONS: dict[
+    tuple[str, str], tuple[Literal["fp32", "bf16", "fp16"], Literal["none", "engine", "autocast"]]
+] = {
+    ("deepspeed", "fp32"): ("fp32", "none"),
+    ("deepspeed", "bf16"): ("bf16", "engine"),
+    ("deepspeed", "fp16"): ("fp16", "engine"),
+    ("deepspeed", "amp"): ("fp16", "engine"),
+    ("ddp", "fp32"): ("fp32", "none"),
+    ("ddp", "bf16"): ("bf16", "autocast"),
+    ("ddp", "fp16"): ("fp16", "autocast"),
+    ("ddp", "amp"): ("bf16", "autocast"),
+}
+
+
+def _precision(case: Case) -> PrecisionPlan:
+    compute_dtype, mechanism = PRECISIONS[case.engine, case.precision]
+    return PrecisionPlan(label=case.precision, compute_dtype=compute_dtype, mechanism=mechanism)
+
+
+def _refused(name: str, case: Case, vendor: Vendor, precision: PrecisionPlan) -> list[Problem]:
+    refusal = vendor.refusal(engine=case.engine, compute_dtype=precision.compute_dtype)
+    if refusal is None:
+        return []
+    return [
+        Problem(
+            code="E120",
+            message=f"{name}: {vendor.display_name} cannot run {case.engine} in {precision.compute_dtype}: {refusal.reason}",
+            help="choose another precision: --set precision=…   (or in the device's config)",
+        )
+    ]
+
+
+def _data_problems(name: str, case: Case, manifest: Manifest) -> list[Problem]:
+    if manifest.vocab_size <= case.model.vocab_size:
+        return []
+    return [
+        Problem(
+            code="E121",
+            message=f"{name}: its data {manifest.name} has tokens up to {manifest.vocab_size}, the model knows {case.model.vocab_size}",
+            help="prepare the data with the tokenizer that the case names",
+        )
+    ]
+
+
+def _steps(
+    name: str, case: Case, batch: BatchPlan, manifest: Manifest, problems: list[Problem]
+) -> Steps | None:
+    """Warm-up and measured steps; one pass over the data is the most there is."""
+    tokens_per_step = batch.global_batch_size * batch.sequence_length
+    # Labels are the next token, so the last sequence needs one token more than it holds.
+    available = (min(manifest.num_tokens, case.data.num_tokens + 1) - 1) // tokens_per_step
+    warmup, measured = case.measurement.warmup_steps, case.measurement.measured_steps
+    steps = Steps(
+        warmup_steps=warmup, measured_steps=measured if measured is not None else max(0, available - warmup)
+    )
+    if steps.measured_steps >= 1 and steps.total <= available:
+        return steps
+    wanted = max(steps.total, warmup + 1)
+    problems.append(
+        Problem(
+            code="E122",
+            message=(
+                f"{name}: {wanted} steps × GBS {batch.global_batch_size} × {batch.sequence_length} tokens = "
+                f"{wanted * tokens_per_step:,} tokens, but {manifest.name} has {manifest.num_tokens:,}"
+            ),
+            help=f"{available} steps fit: lower the steps or the batch, or prepare more text",
+        )
+    )
+    return None
+
+
+def _flops(case: Case, *, proxy: bool) -> FlopsPlan:
+    if not proxy:
+        return FlopsPlan(
+            multiplier=case.flops.multiplier,
+            parameters=case.flops.nominal_parameters,
+            source=case.flops.source,
+        )
+    return FlopsPlan(
+        multiplier=case.flops.multiplier,
+        parameters=parameters(case.model),
+        source=f"{case.flops.multiplier} × the proxy's own parameters per token, attention not counted",
+    )
+
+
+def parameters(model: Model) -> int:
+    """Trainable parameters of a llama-shaped decoder: embeddings, attention (grouped queries), SwiGLU, norms, output."""
+    head = model.hidden_size // model.num_heads
+    attention = 2 * model.hidden_size**2 + 2 * model.hidden_size * head * model.num_kv_heads
+    layer = attention + 3 * model.hidden_size * model.ffn_hidden_size + 2 * model.hidden_size
+    embeddings = (1 if model.tie_embeddings else 2) * model.vocab_size * model.hidden_size
+    return embeddings + model.num_layers * layer + model.hidden_size
+
+
+def _peak(device: Device, dtype: str) -> PeakPlan:
+    peak = device.peak(dtype)
+    return PeakPlan(dtype=dtype, tflops=peak.tflops, source=peak.source, reason=peak.reason)
+
+
+def _job(
+    name: str,
+    cell_id: str,
+    case: Case,
+    identity: Identity,
+    vendor: Vendor,
+    batch: BatchPlan,
+    steps: Steps,
+    precision: PrecisionPlan,
+    place: Place,
+    manifest: Manifest,
+) -> Job:
+    return Job(
+        contract=CONTRACT,
+        run_id=identity.run_id,
+        cell_id=cell_id,
+        nonce=identity.nonce,
+        case=name,
+        seed=case.seed,
+        engine=case.engine,
+        device=DevicePlan(
+            type=vendor.torch.device_type,
+            plugin=vendor.torch.plugin,
+            backend=vendor.torch.backend,
+            deepspeed_accelerator=vendor.torch.deepspeed_accelerator,
+        ),
+        model=ModelPlan(**asdict(case.model)),
+        data=DataPlan(
+            file=str(place.data_dir / f"{manifest.name}.tokens"),
+            sha256=manifest.sha256,
+            num_tokens=manifest.num_tokens,
+            dtype=manifest.dtype,
+        ),
+        batch=batch,
+        steps=steps,
+        optimizer=OptimizerPlan(**asdict(case.optimizer)),
+        precision=precision,
+        recompute=case.recompute,
+        attention=case.attention,
+        zero=_zero(case),
+    )
+
+
+def _zero(case: Case) -> ZeroPlan:
+    zero = ZeroPlan(**asdict(case.zero))
+    return replace(zero, stage=0) if case.engine == "ddp" else zero
+
+
+def _config_hash(job: Job) -> str:
+    """SHA-256 of all that decides what is computed, without what makes this run itself: equal hash, same work."""
+    content = asdict(job)
+    for key in ("run_id", "nonce"):
+        del content[key]
+    del content["data"]["file"]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode("utf-8")).hexdigest()
+
+
+def _launches(selection: Selection, identity: Identity, place: Place, job: Job) -> tuple[Launch, ...]:
+    per_node, nodes = selection.cluster.devices_per_node, selection.cluster.nodes
+    cell_dir = place.run_dir / "cells" / job.cell_id
+    return tuple(
+        Launch(
+            node=node.name,
+            node_rank=rank,
+            ranks=tuple(range(rank * per_node, (rank + 1) * per_node)),
+            argv=(
+                place.python,
+                str(place.trainer / "launch.py"),
+                "--job",
+                str(cell_dir / "job.json"),
+                "--output",
+                str(cell_dir / f"node{rank}"),
+                "--launcher",
+                selection.vendor.launcher,
+                "--node-rank",
+                str(rank),
+                "--num-nodes",
+                str(len(nodes)),
+                "--master-addr",
+                "127.0.0.1",
+                "--master-port",
+                "0",
+                "--local-world-size",
+                str(per_node),
+            ),
+            environment=dict(selection.vendor.environment),
+            host_output=str(cell_dir / f"node{rank}"),
+        )
+        for rank, node in enumerate(nodes)
+    )

@@ -1,0 +1,247 @@
+"""The main path on one screen: the stages of a run, called in order."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import secrets
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator import __version__, data, facts
+from orchestrator.derive import derive, render
+from orchestrator.errors import ConfigError, PreflightError, Problem
+from orchestrator.follow import follow
+from orchestrator.launch import launched
+from orchestrator.plan import Identity, Plan, to_json
+from orchestrator.planner import Options, Place, data_of, plan
+from orchestrator.report.markdown import report_text
+from orchestrator.results import RunFolder, write_atomic
+from orchestrator.selection import Selection, select
+from orchestrator.verdict import HostSeen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from orchestrator.plan import Cell
+    from orchestrator.signals import Signals
+    from orchestrator.ui import View
+    from orchestrator.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a person asked for."""
+
+    cases: tuple[str, ...]
+    vendor: str | None
+    cluster: str | None
+    options: Options
+
+
+@dataclass(slots=True)
+class Phases:
+    """Where the time went, in seconds, by stage; the first is what passed before `nx8` could look at a clock."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: {"start": facts.process_age_s()})
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+
+
+def run(workspace: Workspace, request: Request, *, argv: tuple[str, ...], view: View, signals: Signals) -> RunFolder:
+    """Everything `nx8 run` does, from the files to the report. Raises ConfigError and PreflightError before anything starts."""
+    phases = Phases()
+    with phases.measure("plan"):
+        selection = select(workspace, cases=request.cases, vendor=request.vendor, cluster=request.cluster)
+        manifests = prepared(workspace, selection, write=True)
+        planned = planned_for(workspace, selection, manifests, request.options)
+        preflight(planned)
+        folder = opened(workspace, planned)
+        view.phase("plan", f"{planned.identity.run_id}  {', '.join(cell.cell_id for cell in planned.cells)}")
+    with phases.measure("facts"):
+        host, source = facts.host(), facts.source(workspace.home)
+    seen = executed(planned, folder, workspace, phases, view=view, signals=signals)
+    with phases.measure("report"):
+        about = {
+            "schema": 1,
+            "nx8_version": __version__,
+            "argv": list(argv),
+            "host": asdict(host),
+            "git": asdict(source),
+            "cells": {cell_id: asdict(one) for cell_id, one in seen.items()},
+        }
+        reported(folder, planned, about, phases)
+    return folder
+
+
+def prepared(workspace: Workspace, selection: Selection, *, write: bool) -> dict[str, data.Manifest]:
+    """The checked manifest of every case's data. A builtin text that is not there is prepared; `write` also keeps it."""
+    folder = data_dir(workspace, selection)
+    manifests, problems = {}, []
+    for wanted in {data_of(chosen.case, selection.vendor) for chosen in selection.cases}:
+        try:
+            if wanted.builtin is not None and not data.manifest_file(folder, wanted.name).exists():
+                made = data.prepare_builtin(wanted)
+                if write:
+                    data.store(made, folder)
+                manifests[wanted.name] = made.manifest
+            else:
+                manifests[wanted.name] = data.verify(folder, wanted.name, how=wanted.prepare)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return manifests
+
+
+def data_dir(workspace: Workspace, selection: Selection) -> Path:
+    return workspace.home / selection.cluster.data_dir
+
+
+def planned_for(
+    workspace: Workspace, selection: Selection, manifests: dict[str, data.Manifest], options: Options
+) -> Plan:
+    """The plan of a run that gets its identity now."""
+    now = datetime.now(UTC)
+    nonce = secrets.token_hex(16)
+    names = "+".join(chosen.name for chosen in selection.cases)[:40]
+    run_id = f"{now:%Y%m%dT%H%M%SZ}-{names}-{selection.vendor_name}-{nonce[:6]}"
+    run_dir = workspace.runs / run_id
+    return plan(
+        selection,
+        identity=Identity(
+            run_id=run_id,
+            nonce=nonce,
+            created_utc=now.isoformat(timespec="seconds"),
+            host_run_dir=str(run_dir),
+        ),
+        place=Place(
+            python=sys.executable,
+            trainer=workspace.trainer,
+            data_dir=data_dir(workspace, selection),
+            run_dir=run_dir,
+        ),
+        manifests=manifests,
+        options=options,
+    )
+
+
+def preflight(planned: Plan) -> None:
+    """What must stand before a rank is started. Raises PreflightError (E302) listing all that is missing."""
+    wanted = {"torch"}
+    for cell in planned.cells:
+        wanted |= {"deepspeed"} if cell.job.engine == "deepspeed" else set()
+        wanted |= {cell.job.device.plugin} if cell.job.device.plugin else set()
+    missing = sorted(name for name in wanted if importlib.util.find_spec(name.partition(".")[0]) is None)
+    if missing:
+        raise PreflightError(
+            Problem(
+                code="E302",
+                message=f"this machine's Python ({sys.executable}) cannot train: {', '.join(missing)} not installed",
+                help="pip install 'nx8[trainer]' -c constraints.txt   (make bench does it)",
+            )
+        )
+
+
+def opened(workspace: Workspace, planned: Plan) -> RunFolder:
+    """The run's folder with its plan and jobs in it, before anything is started."""
+    folder = RunFolder.create(workspace.runs, planned.identity.run_id)
+    write_atomic(folder.plan, to_json(planned).encode("utf-8"))
+    for cell in planned.cells:
+        write_atomic(folder.cell(cell.cell_id).job, to_json(cell.job).encode("utf-8"))
+    return folder
+
+
+def executed(
+    planned: Plan, folder: RunFolder, workspace: Workspace, phases: Phases, *, view: View, signals: Signals
+) -> dict[str, HostSeen]:
+    """Runs every cell in order; after a signal or the time limit the rest is not started, and says so."""
+    seen: dict[str, HostSeen] = {}
+    began = time.monotonic()
+    signals.held = True
+    for cell in planned.cells:
+        left = None if planned.time_limit_s is None else planned.time_limit_s - (time.monotonic() - began)
+        if signals.caught is not None:
+            seen[cell.cell_id] = not_run(f"the run was stopped by {signals.caught.name}")
+        elif left is not None and left <= 0:
+            seen[cell.cell_id] = not_run(f"the run's time limit of {planned.time_limit_s:g} s was used up")
+        else:
+            seen[cell.cell_id] = trained(cell, folder, workspace, phases, left, view=view, signals=signals)
+    return seen
+
+
+def trained(
+    cell: Cell,
+    folder: RunFolder,
+    workspace: Workspace,
+    phases: Phases,
+    time_limit_s: float | None,
+    *,
+    view: View,
+    signals: Signals,
+) -> HostSeen:
+    """Starts one cell, follows it to its end and stops what is left of it."""
+    files = folder.cell(cell.cell_id)
+    events = {rank: files.node(one.node_rank).rank(rank).events for one in cell.launches for rank in one.ranks}
+    view.phase("train", f"{cell.cell_id}  {cell.world_size} ranks, {cell.job.steps.total} steps, {cell.job.engine}")
+    with (
+        view.training(cell.cell_id),
+        phases.measure("launch"),
+        launched(cell.launches[0], working_directory=workspace.home) as launcher,
+    ):
+        seen = follow(
+            launcher,
+            cell,
+            events=events,
+            time_limit_s=time_limit_s,
+            clock=time.monotonic,
+            signals=signals,
+            watcher=view.sight,
+        )
+    life = seen.launcher_wall_s or 0.0
+    phases.seconds["train"] = phases.seconds.get("train", 0.0) + life
+    phases.seconds["launch"] = max(0.0, phases.seconds["launch"] - life)
+    return seen
+
+
+def not_run(reason: str) -> HostSeen:
+    return HostSeen(
+        started=False, not_run_reason=reason, launcher_exit=None, launcher_wall_s=None, stopped=None, detail=""
+    )
+
+
+def reported(folder: RunFolder, planned: Plan, about: dict[str, object], phases: Phases) -> None:
+    """result.json and report.md from the files just collected.
+
+    The phases belong to the result and derive() must give the same bytes again later, so host.json is written once with the time
+    that judging took, measured on a first pass.
+    """
+    began = time.monotonic()
+    draft = derive(folder, planned, {**about, **timing(phases)})
+    report_text(draft)
+    phases.seconds["report"] = 2 * (time.monotonic() - began)  # this pass and the one that follows
+    host = {**about, **timing(phases)}
+    write_atomic(folder.host, (json.dumps(host, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8"))
+    result = derive(folder, planned, host)
+    write_atomic(folder.result, render(result))
+    write_atomic(folder.report, report_text(result).encode("utf-8"))
+    folder.point_latest()
+
+
+def timing(phases: Phases) -> dict[str, object]:
+    """The phases for host.json; overhead is all of them but the launcher's own life."""
+    return {
+        "phases": [{"name": name, "seconds": round(seconds, 4)} for name, seconds in phases.seconds.items()],
+        "overhead_s": round(sum(s for name, s in phases.seconds.items() if name != "train"), 4),
+    }

@@ -1,0 +1,218 @@
+"""What a person asked for → the files it means, read and checked together, every problem of every file at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from orchestrator.cases import Case, DeviceConfig
+from orchestrator.cluster import Cluster
+from orchestrator.errors import ConfigError, Problem
+from orchestrator.load import load
+from orchestrator.vendors import Vendor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.workspace import Workspace
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """One case with the device's own config."""
+
+    name: str
+    case: Case
+    config: DeviceConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """All that a plan is made of, by name and by value."""
+
+    cluster_name: str
+    cluster: Cluster
+    vendor_name: str
+    vendor: Vendor
+    cases: tuple[Chosen, ...]
+
+
+def select(
+    workspace: Workspace, *, cases: tuple[str, ...], vendor: str | None, cluster: str | None
+) -> Selection:
+    """Reads the cluster, its vendor, and the cases with their config for that device and scale.
+
+    Without `cluster`, the only cluster file of that vendor (`local` where no vendor is named either); without `cases`, every case
+    that has a config for it. Raises one ConfigError that lists all that is missing or wrong.
+    """
+    problems: list[Problem] = []
+    cluster_name = cluster or _cluster_of(workspace, vendor, problems)
+    site = _read(workspace, workspace.cluster_file(cluster_name), Cluster, problems) if cluster_name else None
+    vendor_name = vendor or (site.vendor if site else None)
+    stack = _read_vendor(workspace, vendor_name, problems) if vendor_name else None
+    if site and vendor_name and site.vendor != vendor_name:
+        problems.append(
+            Problem(
+                code="E110",
+                file=workspace.shown(workspace.cluster_file(cluster_name or "")),
+                message=f"this cluster's vendor is {site.vendor!r}, but {vendor_name!r} was asked for",
+                help="name another cluster with --cluster, or leave --vendor away",
+            )
+        )
+    if site and stack and site.device not in stack.devices:
+        problems.append(
+            Problem(
+                code="E110",
+                file=workspace.shown(workspace.cluster_file(cluster_name or "")),
+                message=f"device {site.device!r} is not one of vendor {vendor_name!r}",
+                help=f"{workspace.shown(workspace.vendor_file(vendor_name or ''))} lists: {', '.join(stack.devices)}",
+            )
+        )
+    chosen = _cases(workspace, cases, site, problems)
+    if problems or site is None or stack is None or cluster_name is None or vendor_name is None:
+        raise ConfigError(_once(problems))
+    return Selection(
+        cluster_name=cluster_name, cluster=site, vendor_name=vendor_name, vendor=stack, cases=tuple(chosen)
+    )
+
+
+def _once(problems: list[Problem]) -> list[Problem]:
+    return list(dict.fromkeys(problems))
+
+
+def _cluster_of(workspace: Workspace, vendor: str | None, problems: list[Problem]) -> str | None:
+    """The cluster file meant by a vendor alone: the only one, where there is one."""
+    if vendor is None:
+        return "local"
+    found, unreadable = [], []
+    for name in workspace.cluster_names():
+        quiet: list[Problem] = []
+        site = _read(workspace, workspace.cluster_file(name), Cluster, quiet)
+        if site is None:
+            unreadable += quiet
+        elif site.vendor == vendor:
+            found.append(name)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        problems.append(
+            Problem(
+                code="E112",
+                message=f"{len(found)} cluster files are of vendor {vendor!r}: {', '.join(found)}",
+                help=f"choose one: --cluster {found[0]}   (make bench: CLUSTER={found[0]})",
+            )
+        )
+        return None
+    problems += unreadable
+    missing = workspace.shown(workspace.clusters / "<name>.yaml")
+    problems.append(
+        Problem(
+            code="E112",
+            message=f"no cluster file names vendor {vendor!r}: {missing} is missing",
+            help=(
+                f"copy {workspace.shown(workspace.cluster_file('example'))}, set 'vendor: {vendor}' and your nodes in it,\n"
+                f"then run again with --cluster <name>   (make bench: CLUSTER=<name>)"
+            ),
+        )
+    )
+    return None
+
+
+def _read_vendor(workspace: Workspace, name: str, problems: list[Problem]) -> Vendor | None:
+    path = workspace.vendor_file(name)
+    if not path.is_file():
+        known = ", ".join(workspace.vendor_names()) or "none"
+        problems.append(
+            Problem(
+                code="E113",
+                message=f"vendor {name!r} is not known here: {workspace.shown(path)} is missing",
+                help=(
+                    f"known: {known}. To add one, copy {workspace.shown(workspace.vendor_file('cpu'))} and\n"
+                    f"fill in its torch device, environment and peaks (docs/configuration.md#vendor)"
+                ),
+            )
+        )
+        return None
+    return _read(workspace, path, Vendor, problems)
+
+
+def _cases(
+    workspace: Workspace, asked: tuple[str, ...], cluster: Cluster | None, problems: list[Problem]
+) -> list[Chosen]:
+    """The cases asked for, or every one that has a config for this cluster; problems of all of them."""
+    wanted = cluster.scale if cluster else None
+    names = asked or tuple(
+        name for name in workspace.case_names() if wanted is None or wanted in workspace.config_names(name)
+    )
+    if not names and wanted:
+        problems.append(
+            Problem(
+                code="E114",
+                message=f"no case has a config for {wanted}",
+                help=f"write {workspace.shown(workspace.config_file('<case>', wanted))}; one that changes nothing is 'schema: 1'",
+            )
+        )
+    chosen = []
+    for name in names:
+        if not workspace.case_file(name).is_file():
+            problems.append(_unknown_case(workspace, name))
+            continue
+        case = _read(workspace, workspace.case_file(name), Case, problems)
+        config = _config(workspace, name, wanted, problems) if wanted else None
+        if case and config:
+            problems += _untunable(workspace, name, wanted or "", case, config)
+            chosen.append(Chosen(name=name, case=case, config=config))
+    return chosen
+
+
+def _unknown_case(workspace: Workspace, name: str) -> Problem:
+    from difflib import get_close_matches
+
+    known = workspace.case_names()
+    near = get_close_matches(name, known, n=1)
+    return Problem(
+        code="E114",
+        message=f"case {name!r} is not known here: {workspace.shown(workspace.case_file(name))} is missing",
+        help=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}",
+    )
+
+
+def _config(workspace: Workspace, case: str, wanted: str, problems: list[Problem]) -> DeviceConfig | None:
+    path = workspace.config_file(case, wanted)
+    if not path.is_file():
+        known = ", ".join(workspace.config_names(case)) or "none"
+        problems.append(
+            Problem(
+                code="E115",
+                message=f"case {case!r} has no config for {wanted}: {workspace.shown(path)} is missing",
+                help=f"it has: {known}. One that changes nothing is the single line 'schema: 1'",
+            )
+        )
+        return None
+    return _read(workspace, path, DeviceConfig, problems)
+
+
+def _untunable(
+    workspace: Workspace, name: str, wanted: str, case: Case, config: DeviceConfig
+) -> list[Problem]:
+    return [
+        Problem(
+            code="E116",
+            file=workspace.shown(workspace.config_file(name, wanted)),
+            message=f"{key} is not a key that case {name!r} lets a device change",
+            help=f"it may change: {', '.join(case.tunable) or 'nothing'}",
+        )
+        for key in config.changes()
+        if key not in case.tunable
+    ]
+
+
+def _read(workspace: Workspace, path: Path, kind: type[T], problems: list[Problem]) -> T | None:
+    """The value of one file, or None with its problems added."""
+    try:
+        return load(path, kind, shown_as=workspace.shown(path))
+    except ConfigError as error:
+        problems += error.problems
+        return None

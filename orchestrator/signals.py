@@ -1,0 +1,57 @@
+"""The signals that ask a run to end. Caught once, at the edge; whoever waits is woken, whoever works is interrupted."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+from typing import TYPE_CHECKING, Self
+
+from orchestrator.errors import Stopped
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Signals:
+    """While open, the first of SIGINT, SIGTERM, SIGHUP is remembered in `caught` and makes `wait` return at once.
+
+    Outside `wait` it raises Stopped where the program stands, unless `held` is set: then the work in hand (keeping what was
+    logged) is finished first. A second signal always raises.
+    """
+
+    def __init__(self) -> None:
+        self.caught: signal.Signals | None = None
+        self.held = False
+        self._previous: dict[signal.Signals, object] = {}
+        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def __enter__(self) -> Self:
+        for signum in ENDING:
+            # A run started with SIGHUP ignored (nohup) keeps ignoring it.
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                self._previous[signum] = signal.signal(signum, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)  # type: ignore[arg-type]
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def wait(self, *readable: int, timeout_s: float) -> bool:
+        """Waits until a descriptor of `readable` is ready (True), a signal comes or the time is up (False)."""
+        if self.caught is not None:
+            ready, _, _ = select.select(readable, [], [], 0)
+        else:
+            ready, _, _ = select.select([*readable, self._reader], [], [], timeout_s)
+        return any(descriptor in ready for descriptor in readable)
+
+    def _on_signal(self, signum: int, _: FrameType | None) -> None:
+        first = self.caught is None
+        self.caught = self.caught or signal.Signals(signum)
+        if not first or not self.held:
+            raise Stopped(signum)
+        os.write(self._writer, b"!")

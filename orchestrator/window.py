@@ -1,0 +1,86 @@
+"""The measured window of a cell: its steps, joined over the planned ranks. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.summary import NoValueError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.parse.events import RankLog
+    from orchestrator.parse.records import Step
+    from orchestrator.plan import Cell
+    from orchestrator.summary import Computed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowStep:
+    """One measured step over all ranks. `time_s` is that of the slowest rank: the others waited for it."""
+
+    time_s: float
+    loss: float | None
+    grad_norm: float | None
+
+
+def window(cell: Cell, logs: Mapping[int, RankLog]) -> tuple[WindowStep, ...]:
+    """The measured steps in order. Raises NoValueError unless every planned rank reported each once."""
+    by_rank = {rank: _numbered(logs.get(rank)) for rank in planned_ranks(cell)}
+    first, last = cell.job.steps.warmup_steps + 1, cell.job.steps.total
+    if last < first:
+        raise NoValueError("the plan measures no step")
+    steps = []
+    for number in range(first, last + 1):
+        found = {rank: steps_of.get(number, []) for rank, steps_of in by_rank.items()}
+        wrong = next((rank for rank, records in found.items() if len(records) != 1), None)
+        if wrong is not None:
+            raise NoValueError(
+                f"step {number} was reported {len(found[wrong])} times by rank {wrong}, not once"
+            )
+        steps.append(_joined([records[0] for records in found.values()]))
+    return tuple(steps)
+
+
+def planned_ranks(cell: Cell) -> tuple[int, ...]:
+    """The ranks of all launches, ascending: those that must be heard, whatever wrote files."""
+    return tuple(sorted(rank for launch in cell.launches for rank in launch.ranks))
+
+
+def coverage(cell: Cell, logs: Mapping[int, RankLog]) -> Computed:
+    """Per rank, because the clocks of two nodes have nothing to do with each other."""
+    first, last = cell.job.steps.warmup_steps + 1, cell.job.steps.total
+    shares = []
+    for rank in planned_ranks(cell):
+        log = logs.get(rank)
+        steps = [step for step in log.steps if first <= step.step <= last] if log else []
+        wall_s = steps[-1].end_s - steps[0].start_s if steps else 0.0
+        if wall_s <= 0:
+            raise NoValueError(f"rank {rank} has no measured window of positive length")
+        shares.append(math.fsum(step.duration_s for step in steps) / wall_s)
+    return min(shares), {"max": max(shares)}
+
+
+def _numbered(log: RankLog | None) -> dict[int, list[Step]]:
+    numbered: dict[int, list[Step]] = defaultdict(list)
+    for step in log.steps if log else ():
+        numbered[step.step].append(step)
+    return numbered
+
+
+def _joined(records: list[Step]) -> WindowStep:
+    losses = [(step.loss, step.tokens) for step in records if step.loss is not None and step.tokens > 0]
+    tokens = sum(weight for _, weight in losses)
+    norms = [step.grad_norm for step in records if step.grad_norm is not None]
+    # A weight is a share first: loss × tokens could leave the range of a float where the mean does not.
+    loss = (
+        math.fsum(loss * (weight / tokens) for loss, weight in losses)
+        if len(losses) == len(records)
+        else None
+    )
+    return WindowStep(
+        time_s=max(step.duration_s for step in records), loss=loss, grad_norm=max(norms) if norms else None
+    )
