@@ -98,6 +98,8 @@ def _fall_text(rank: int, status: RankStatus | None, log: RankLog | None, *, cut
         return (
             f"rank {rank} was ended by {visible(status.signal, limit=40)}, not by its launcher{_at_step(log)}"
         )
+    if status.exit_code is None:
+        return f"rank {rank} had not ended when its launcher did{_at_step(log)}"
     if status.exit_code != 0:
         return f"rank {rank} exited with code {status.exit_code} and left no fail record{_at_step(log)}"
     if cut_short and status.end_count is None and (log is None or log.end is None):
@@ -116,21 +118,23 @@ def _at_step(log: RankLog | None) -> str:
 def _after_s(evidence: Evidence, rank: int) -> float:
     """When the rank ended, in seconds since its own launcher started: clocks of two nodes share no zero."""
     node, status = evidence.status(evidence.node_of(rank)), evidence.rank_status(rank)
-    return math.inf if node is None or status is None else status.ended_s - node.started_s
+    if node is None or status is None or status.ended_s is None:
+        return math.inf
+    return status.ended_s - node.started_s
 
 
 def _stop(evidence: Evidence) -> list[str]:
-    host = evidence.host
+    host, limits = evidence.host, evidence.cell.limits
     if host.stopped is None:
         return []
-    limits = evidence.cell.limits
     words = {
-        "stall": f"stopped by the host: no new step for {limits.stall_s:g} s",
-        "startup_limit": f"stopped by the host: not every rank was ready after {limits.startup_s:g} s",
-        "time_limit": "stopped by the host: the run's time limit was used up",
+        "stall": ("hung", f"no new step for {limits.stall_s:g} s"),
+        "startup_limit": ("start-up limit", f"not every rank was under way after {limits.startup_s:g} s"),
+        "time_limit": ("time limit", "the run's time limit was used up"),
     }
-    text = words.get(host.stopped) or f"stopped by {host.stopped.removeprefix('signal:')}"
-    return [f"{text} ({visible(host.detail)})" if host.detail else text]
+    signal = host.stopped.removeprefix("signal:")
+    label, text = words.get(host.stopped, ("stopped", f"stopped by {signal}"))
+    return [f"{label}: {visible(host.detail) or text}"]
 
 
 def _progress(evidence: Evidence) -> list[str]:

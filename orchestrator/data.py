@@ -115,7 +115,7 @@ class HuggingFace:
 
 
 def tokenizer(name: str) -> Tokenizer:
-    """`bytes`, a sentencepiece `*.model` or a Hugging Face `*.json`. Raises ConfigError (E701, E702)."""
+    """`bytes`, a sentencepiece `*.model` or a Hugging Face `*.json`. Raises ConfigError (E711, E712)."""
     if name == "bytes":
         return Bytes()
     path = Path(name)
@@ -123,7 +123,7 @@ def tokenizer(name: str) -> Tokenizer:
     if maker is None or not path.is_file():
         raise ConfigError(
             Problem(
-                code="E701",
+                code="E711",
                 file=name,
                 message="no such tokenizer"
                 if maker
@@ -136,7 +136,7 @@ def tokenizer(name: str) -> Tokenizer:
     except ImportError as error:
         raise ConfigError(
             Problem(
-                code="E702",
+                code="E712",
                 file=name,
                 message=f"reading this tokenizer needs the package {error.name}",
                 help="pip install 'nx8[data]'",
@@ -144,7 +144,7 @@ def tokenizer(name: str) -> Tokenizer:
         ) from error
     except Exception as error:  # both libraries raise bare RuntimeError/Exception for a bad file
         raise ConfigError(
-            Problem(code="E701", file=name, message=f"the tokenizer cannot be read: {error}")
+            Problem(code="E711", file=name, message=f"the tokenizer cannot be read: {error}")
         ) from error
 
 
@@ -154,7 +154,7 @@ def documents(source: Path, *, field: str) -> Iterator[tuple[Input, Iterator[byt
     if not files:
         raise ConfigError(
             Problem(
-                code="E703",
+                code="E713",
                 file=str(source),
                 message="no text here: wants a .txt or .jsonl file, or a folder that holds some",
             )
@@ -186,7 +186,7 @@ def _json_lines(path: Path, content: bytes, field: str) -> Iterator[bytes]:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(
                 Problem(
-                    code="E703",
+                    code="E713",
                     file=str(path),
                     line=number,
                     column=1,
@@ -234,7 +234,7 @@ def prepare(
     encoder: Tokenizer,
     max_tokens: int | None = None,
 ) -> Prepared:
-    """Encodes the texts in order, up to `max_tokens`. Raises ConfigError (E703) when nothing comes out.
+    """Encodes the texts in order, up to `max_tokens`. Raises ConfigError (E713) when nothing comes out.
 
     Held in memory: the published case's 100 M tokens are 200 MB.
     """
@@ -254,7 +254,7 @@ def prepare(
     truncated = max_tokens is not None and len(tokens) >= max_tokens
     del tokens[max_tokens if truncated else len(tokens) :]
     if not tokens:
-        raise ConfigError(Problem(code="E703", message=f"the text of {name} is empty: no token came out"))
+        raise ConfigError(Problem(code="E713", message=f"the text of {name} is empty: no token came out"))
     if sys.byteorder == "big":
         tokens.byteswap()
     content = tokens.tobytes()
@@ -310,7 +310,7 @@ def store(prepared: Prepared, folder: Path) -> Path:
 def verify(folder: Path, name: str, *, how: str | None = None) -> Manifest:
     """The manifest of a token file whose bytes were just checked against it.
 
-    Raises ConfigError: E704 when a file is missing, E705 when the bytes are not those of the manifest.
+    Raises ConfigError: E714 when a file is missing, E715 when the bytes are not those of the manifest.
     """
     from orchestrator.load import read_stored
 
@@ -319,7 +319,7 @@ def verify(folder: Path, name: str, *, how: str | None = None) -> Manifest:
     if missing:
         raise ConfigError(
             Problem(
-                code="E704",
+                code="E714",
                 message=f"the data {name} is not there: {', '.join(missing)} missing",
                 help=f"make it once: {how}" if how else "nx8 data prepare --help says how one is made",
             )
@@ -329,7 +329,7 @@ def verify(folder: Path, name: str, *, how: str | None = None) -> Manifest:
     if seen != manifest.sha256:
         raise ConfigError(
             Problem(
-                code="E705",
+                code="E715",
                 file=str(tokens),
                 message=f"not the data of its manifest: sha256 is {seen}, the manifest says {manifest.sha256}",
                 help=f"the file was changed or cut after it was made; remove it and {listing.name}, and prepare it again",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import secrets
 import sys
 import time
@@ -21,7 +20,7 @@ from orchestrator.launch import launched
 from orchestrator.plan import Identity, Plan, to_json
 from orchestrator.planner import Options, Place, data_of, plan
 from orchestrator.report.markdown import report_text
-from orchestrator.results import RunFolder, write_atomic
+from orchestrator.results import RunFolder, serialise, write_atomic
 from orchestrator.selection import Selection, select
 from orchestrator.verdict import HostSeen
 
@@ -115,8 +114,9 @@ def planned_for(
     """The plan of a run that gets its identity now."""
     now = datetime.now(UTC)
     nonce = secrets.token_hex(16)
-    names = "+".join(chosen.name for chosen in selection.cases)[:40]
-    run_id = f"{now:%Y%m%dT%H%M%SZ}-{names}-{selection.vendor_name}-{nonce[:6]}"
+    # Sorts by time, tells what ran, and stays a valid name of 63 characters at most.
+    what = selection.cases[0].name if len(selection.cases) == 1 else f"{len(selection.cases)}-cases"
+    run_id = f"{now:%Y%m%dT%H%M%SZ}-{what[:20]}-{selection.vendor_name[:12]}-{nonce[:6]}"
     run_dir = workspace.runs / run_id
     return plan(
         selection,
@@ -232,7 +232,7 @@ def reported(folder: RunFolder, planned: Plan, about: dict[str, object], phases:
     report_text(draft)
     phases.seconds["report"] = 2 * (time.monotonic() - began)  # this pass and the one that follows
     host = {**about, **timing(phases)}
-    write_atomic(folder.host, (json.dumps(host, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8"))
+    write_atomic(folder.host, serialise(host))
     result = derive(folder, planned, host)
     write_atomic(folder.result, render(result))
     write_atomic(folder.report, report_text(result).encode("utf-8"))

@@ -77,7 +77,7 @@ def test_an_unknown_vendor_exits_2_and_says_which_files_are_missing_and_how_to_g
         (("plan", "--set", "micro_batch_size=two"), "E108"),
         (("plan", "--steps", "100000"), "E122"),
         (("report", "no-such-run"), "E7"),
-        (("data", "check", "nothing"), "E704"),
+        (("data", "check", "nothing"), "E714"),
         (("--home", "/", "list", "cases"), "E111"),
     ],
 )

@@ -45,21 +45,21 @@ def test_jsonl_takes_the_named_field_and_points_at_a_line_without_it(tmp_path: P
     path.write_text('{"text": "one"}\n{"body": "two"}\n')
     with pytest.raises(ConfigError) as caught:
         made(path)
-    assert (caught.value.problems[0].code, caught.value.problems[0].line) == ("E703", 2)
+    assert (caught.value.problems[0].code, caught.value.problems[0].line) == ("E713", 2)
 
 
 @pytest.mark.parametrize("line", ["[1]", '{"text": 3}', "not json", '{"text": null}', "[" * 5000])
 def test_a_jsonl_line_that_holds_no_text_is_a_clear_error(tmp_path: Path, line: str) -> None:
     (tmp_path / "a.jsonl").write_text(line + "\n")
-    with pytest.raises(ConfigError, match="E703"):
+    with pytest.raises(ConfigError, match="E713"):
         made(tmp_path / "a.jsonl")
 
 
 def test_no_text_at_all_is_a_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="E703"):
+    with pytest.raises(ConfigError, match="E713"):
         made(tmp_path)
     (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(ConfigError, match="E703.*empty"):
+    with pytest.raises(ConfigError, match="E713.*empty"):
         made(tmp_path)
 
 
@@ -69,7 +69,7 @@ def test_a_stored_file_verifies_until_one_byte_changes(tmp_path: Path) -> None:
     assert data.verify(tmp_path / "out", "t").num_tokens == 9
     path.chmod(stat.S_IRUSR | stat.S_IWUSR)
     path.write_bytes(b"some_text")
-    with pytest.raises(ConfigError, match="E705.*sha256"):
+    with pytest.raises(ConfigError, match="E715.*sha256"):
         data.verify(tmp_path / "out", "t")
 
 
@@ -123,7 +123,7 @@ def test_a_hugging_face_tokenizer_file_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nothing.model", "weights.bin", "gpt2"])
 def test_a_tokenizer_that_is_not_one_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="E701"):
+    with pytest.raises(ConfigError, match="E711"):
         data.tokenizer(name)
 
 
@@ -131,7 +131,7 @@ def test_a_tokenizer_that_is_not_one_is_refused(name: str) -> None:
 def test_a_broken_tokenizer_file_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"broken{suffix}"
     path.write_bytes(b"\x00not a tokenizer")
-    with pytest.raises(ConfigError, match="E701"):
+    with pytest.raises(ConfigError, match="E711"):
         data.tokenizer(str(path))
 
 

@@ -72,4 +72,9 @@ def changes_of(settings: tuple[str, ...]) -> Any:
     pairs = [setting.split("=", 1) for setting in settings]
     lines = ["schema: 1", *(f"{key.strip()}: {value.strip()}" for key, value in pairs)]
     lines.append("why: {" + ", ".join(f"{key.strip()}: on the command line" for key, _ in pairs) + "}")
-    return load_text("\n".join(lines), DeviceConfig, shown_as="--set")
+    try:
+        return load_text("\n".join(lines), DeviceConfig, shown_as="--set")
+    except ConfigError as error:
+        # The line of reasons is ours: what is wrong with it is wrong with a setting, and said there already.
+        own = [problem for problem in error.problems if problem.line != len(lines)] or error.problems
+        raise ConfigError(own) from error

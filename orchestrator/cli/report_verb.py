@@ -9,8 +9,8 @@ from orchestrator.cli.common import workspace_of
 
 @click.command("report")
 @click.argument("run", default="latest")
-@click.option("--format", "form", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True)
-@click.option("--lang", type=click.Choice(["zh", "en"]), default="zh", show_default=True)
+@click.option("--format", "form", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True, help="Form of the output.")
+@click.option("--lang", type=click.Choice(["zh", "en"]), default="zh", show_default=True, help="Words of the table.")
 @click.pass_context
 def command(ctx: click.Context, run: str, form: str, lang: str) -> None:
     """Print the tables of a stored run.

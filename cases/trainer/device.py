@@ -1,0 +1,95 @@
+"""One device, addressed by the names in job.json: nothing here knows which makes of device there are."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import resource
+from typing import Any, Callable, Optional
+
+import torch
+
+import job as jobs
+
+
+class DeviceError(RuntimeError):
+    """The planned device is not there."""
+
+
+class Device:
+    """The device of this rank. Raises DeviceError when torch does not know its type or the plug-in is missing."""
+
+    def __init__(self, planned: jobs.Device, local_rank: int) -> None:
+        if planned.deepspeed_accelerator is not None:
+            os.environ["DS_ACCELERATOR"] = planned.deepspeed_accelerator
+        if planned.plugin is not None:
+            try:
+                importlib.import_module(planned.plugin)
+            except ImportError as error:
+                raise DeviceError("device.plugin {}: {}".format(planned.plugin, error)) from error
+        self.type = planned.type
+        self._module = getattr(torch, planned.type, None)
+        if self._module is None:
+            raise DeviceError("device.type {}: torch {} has no torch.{}".format(self.type, torch.__version__, self.type))
+        if self.is_host:
+            self.device = torch.device(self.type)
+        else:
+            self.device = torch.device(self.type, local_rank)
+            self._function("set_device")(local_rank)
+        self.synchronize: Callable[[], Any] = _nothing if self.is_host else self._function("synchronize")
+
+    @property
+    def is_host(self) -> bool:
+        """True when tensors live in the host's own memory and operations are done when they return."""
+        return self.type == "cpu"
+
+    @property
+    def name(self) -> str:
+        if self.is_host:
+            return _processor_name()
+        named = getattr(self._module, "get_device_name", None)
+        return str(named(self.device.index)) if named else self.type
+
+    def peak_allocated_bytes(self) -> Optional[int]:
+        return self._statistic("max_memory_allocated")
+
+    def peak_reserved_bytes(self) -> Optional[int]:
+        return self._statistic("max_memory_reserved")
+
+    def _statistic(self, name: str) -> Optional[int]:
+        function = None if self.is_host else getattr(self._module, name, None)
+        return int(function()) if function else None
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        function = getattr(self._module, name, None)
+        if function is None:
+            raise DeviceError("torch.{} has no {}(): it cannot be trained on or timed".format(self.type, name))
+        return function
+
+
+def peak_rss_bytes() -> int:
+    """Of this process alone. VmHWM starts anew at a fork, ru_maxrss does not in every kernel."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _nothing() -> None:
+    pass
+
+
+def _processor_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,192 @@
+"""The two engines, behind one verb: step(micro-batches) → the loss and the gradient norm of one optimizer step.
+
+Neither ever stands in for the other, and what one cannot do it refuses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Callable, Dict, Iterable, Optional, Tuple, Union
+
+import torch
+from torch import nn
+
+import job as jobs
+from data import Batch
+from device import Device
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Norm = Union[None, float, torch.Tensor]
+# Tensors stay on the device: reading one waits for it, and the caller does that outside the timed region.
+StepResult = Tuple[torch.Tensor, Norm]
+
+
+class EngineError(RuntimeError):
+    """The engine cannot do what the job asks for."""
+
+
+def make_engine(job: jobs.Job, device: Device, build: Callable[[], nn.Module]) -> Union[DeepSpeedEngine, DdpEngine]:
+    """`build` makes the model; it is called where the engine wants the parameters to be born."""
+    return DeepSpeedEngine(job, device, build) if job.engine == "deepspeed" else DdpEngine(job, device, build)
+
+
+class DeepSpeedEngine:
+    """DeepSpeed ZeRO 0–3 with torch's AdamW: DeepSpeed's own optimizers are C++ that it would compile at run time."""
+
+    def __init__(self, job: jobs.Job, device: Device, build: Callable[[], nn.Module]) -> None:
+        deepspeed = import_deepspeed()
+        if job.precision.mechanism == "autocast":
+            raise EngineError("deepspeed: precision is the engine's, mechanism autocast is for ddp")
+        config = deepspeed_config(job)
+        deepspeed.init_distributed(dist_backend=job.device.backend, auto_mpi_discovery=False, verbose=False)
+        with contextlib.ExitStack() as stack:
+            if job.zero.stage == 3:
+                # No dtype=: DeepSpeed 0.19 reads it wrongly and makes bfloat16 of float32 on a CPU. From the config it is right.
+                stack.enter_context(deepspeed.zero.Init(config_dict_or_path=config))
+            model = build()
+        if job.zero.stage != 3:
+            model.to(device.device)
+        optimizer = make_optimizer(job.optimizer, model)
+        import os
+        if os.environ.get("LEAF") and job.zero.stage==3:
+            import llama
+            from deepspeed.utils import set_z3_leaf_modules
+            set_z3_leaf_modules(model, [getattr(llama, x) for x in os.environ["LEAF"].split(",")])
+        self.model = model
+        self._engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+
+    def step(self, batches: Iterable[Batch]) -> StepResult:
+        engine, losses = self._engine, []
+        for inputs_BS, labels_BS in batches:
+            loss = engine(inputs_BS, labels_BS)
+            engine.backward(loss)
+            engine.step()  # updates at the last micro-batch only: DeepSpeed counts them
+            losses.append(loss.detach())
+        return mean(losses), engine.get_global_grad_norm()
+
+
+class DdpEngine:
+    """torch's DistributedDataParallel: whole model and optimizer on every rank."""
+
+    def __init__(self, job: jobs.Job, device: Device, build: Callable[[], nn.Module]) -> None:
+        if job.precision.mechanism == "engine":
+            raise EngineError("ddp: has no precision of its own, the mechanism must be autocast")
+        self.model = build().to(device.device)
+        indices = None if device.is_host else [device.device.index]
+        self._ddp = nn.parallel.DistributedDataParallel(self.model, device_ids=indices, gradient_as_bucket_view=True)
+        self._optimizer = make_optimizer(job.optimizer, self.model)
+        self._parameters = list(self.model.parameters())
+        self._clipping = job.optimizer.gradient_clipping
+        self._accumulation = job.batch.gradient_accumulation_steps
+        dtype = DTYPES[job.precision.compute_dtype]
+        self._scaler = LossScaler(device.device) if dtype is torch.float16 else None
+        self._autocast: Callable[[], Any] = contextlib.nullcontext
+        if job.precision.mechanism == "autocast":
+            self._autocast = lambda: torch.autocast(device.type, dtype=dtype)
+            probe_autocast(device, dtype)
+
+    def step(self, batches: Iterable[Batch]) -> StepResult:
+        losses = []
+        for number, (inputs_BS, labels_BS) in enumerate(batches, start=1):
+            last = number == self._accumulation
+            with contextlib.nullcontext() if last else self._ddp.no_sync():
+                with self._autocast():
+                    loss = self._ddp(inputs_BS, labels_BS)
+                losses.append(loss.detach())
+                scale = self._scaler.scale if self._scaler else 1.0
+                (loss * (scale / self._accumulation)).backward()
+        norm = self._update()
+        return mean(losses), norm
+
+    def _update(self) -> Norm:
+        finite = self._scaler.unscale(self._parameters) if self._scaler else True
+        norm: Norm = None
+        if finite and self._clipping > 0:
+            norm = nn.utils.clip_grad_norm_(self._parameters, self._clipping)
+        if finite:
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=False)  # the gradients are views into DDP's buckets
+        return norm
+
+
+class LossScaler:
+    """Dynamic loss scale on any device: halved after an overflow, doubled after `window` good steps (arXiv:1710.03740).
+
+    torch's own GradScaler exists per device type and not for all of them.
+    """
+
+    def __init__(self, device: torch.device, *, scale: float = 2.0**16, window: int = 1000) -> None:
+        self.scale = scale
+        self._window = window
+        self._good = 0
+        self._device = device
+
+    def unscale(self, parameters: Any) -> bool:
+        """Divides the gradients by the scale. False when one is not finite: every rank sees the same reduced gradients and decides alike."""
+        total = torch.zeros((), device=self._device)
+        for parameter in parameters:
+            parameter.grad.div_(self.scale)
+            total += parameter.grad.sum()  # one inf or NaN makes the sum so
+        finite = bool(torch.isfinite(total))
+        self._good = self._good + 1 if finite else 0
+        if not finite:
+            self.scale = max(self.scale / 2.0, 1.0)
+        elif self._good % self._window == 0:
+            self.scale *= 2.0
+        return finite
+
+
+def import_deepspeed() -> Any:
+    """DeepSpeed with its run-time C++ compilation turned off. Raises EngineError when it is not installed."""
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise EngineError("engine deepspeed: {}".format(error)) from error
+    # Compiled with a C++ compiler at the first init_distributed on a CPU, nearly a minute; gloo does the same work.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def deepspeed_config(job: jobs.Job) -> Dict[str, Any]:
+    zero = {name: getattr(job.zero, name) for name in jobs.Zero.__dataclass_fields__}
+    if job.zero.stage != 3:
+        zero = {name: value for name, value in zero.items() if not name.startswith("stage3_")}
+    config: Dict[str, Any] = {
+        "train_batch_size": job.batch.global_batch_size,
+        "train_micro_batch_size_per_gpu": job.batch.micro_batch_size,
+        "gradient_accumulation_steps": job.batch.gradient_accumulation_steps,
+        "gradient_clipping": job.optimizer.gradient_clipping,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,  # no number is read from its log
+        "wall_clock_breakdown": False,
+    }
+    if job.precision.compute_dtype != "fp32":
+        config[job.precision.compute_dtype] = {"enabled": True}
+    return config
+
+
+def make_optimizer(optimizer: jobs.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=optimizer.learning_rate,
+        betas=(optimizer.beta1, optimizer.beta2),
+        eps=optimizer.eps,
+        weight_decay=optimizer.weight_decay,
+        **({"fused":True} if __import__("os").environ.get("FUSED") else {}),
+    )
+
+
+def probe_autocast(device: Device, dtype: torch.dtype) -> None:
+    """Raises EngineError when autocast does not give the planned dtype: for some it only warns and computes in float32."""
+    one = torch.ones(1, 1, device=device.device)
+    with torch.autocast(device.type, dtype=dtype):
+        found = torch.mm(one, one).dtype
+    if found is not dtype:
+        raise EngineError("autocast to {} gives {} on {}".format(dtype, found, device.type))
+
+
+def mean(losses: Any) -> torch.Tensor:
+    return losses[0] if len(losses) == 1 else torch.stack(losses).mean()

@@ -1,0 +1,225 @@
+"""job.json, read strictly: what the host decided, as plain values. The key lists are those of docs/contract.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional, Type, TypeVar
+
+CONTRACT = 1
+
+T = TypeVar("T")
+
+
+class JobError(ValueError):
+    """job.json cannot be run as it is; lists every problem found."""
+
+
+@dataclass(frozen=True)
+class Device:
+    type: str
+    plugin: Optional[str]
+    backend: str
+    deepspeed_accelerator: Optional[str]
+
+
+@dataclass(frozen=True)
+class Model:
+    architecture: str
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    ffn_hidden_size: int
+    vocab_size: int
+    norm_eps: float
+    rope_theta: float
+    init_std: float
+    tie_embeddings: bool
+
+
+@dataclass(frozen=True)
+class Data:
+    file: str
+    sha256: str
+    num_tokens: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    sequence_length: int
+    micro_batch_size: int
+    gradient_accumulation_steps: int
+    data_parallel_size: int
+    world_size: int
+    global_batch_size: int
+
+
+@dataclass(frozen=True)
+class Steps:
+    warmup_steps: int
+    measured_steps: int
+
+    @property
+    def planned(self) -> int:
+        return self.warmup_steps + self.measured_steps
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    name: str
+    learning_rate: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    eps: float
+    gradient_clipping: float
+
+
+@dataclass(frozen=True)
+class Precision:
+    label: str
+    compute_dtype: str
+    mechanism: str
+
+
+@dataclass(frozen=True)
+class Zero:
+    stage: int
+    overlap_comm: bool
+    contiguous_gradients: bool
+    reduce_scatter: bool
+    reduce_bucket_size: int
+    allgather_bucket_size: int
+    stage3_max_live_parameters: int
+    stage3_max_reuse_distance: int
+    stage3_prefetch_bucket_size: int
+    stage3_param_persistence_threshold: int
+    sub_group_size: int
+
+
+@dataclass(frozen=True)
+class Job:
+    contract: int
+    run_id: str
+    cell_id: str
+    nonce: str
+    case: str
+    seed: int
+    engine: str
+    device: Device
+    model: Model
+    data: Data
+    batch: Batch
+    steps: Steps
+    optimizer: Optimizer
+    precision: Precision
+    recompute: str
+    attention: str
+    zero: Zero
+
+
+def load_job(path: str) -> Job:
+    """Raises JobError for anything the contract does not allow, OSError when the file cannot be read."""
+    with open(path, "rb") as file:
+        raw = file.read()
+    try:
+        value = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise JobError("{}: not JSON in UTF-8: {}".format(path, error)) from error
+    if isinstance(value, dict) and value.get("contract") != CONTRACT:
+        # First, because everything else would be misread in another version.
+        raise JobError("{}: contract {!r}; this trainer speaks {}".format(path, value.get("contract"), CONTRACT))
+    problems: List[str] = []
+    job = _build(Job, value, "", problems)
+    if job is not None:
+        _check(job, problems)
+    if job is None or problems:
+        raise JobError("{}: {}".format(path, "; ".join(problems)))
+    return job
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError("{} is not JSON".format(name))
+
+
+def _build(cls: Type[T], value: Any, where: str, problems: List[str]) -> Optional[T]:
+    """An instance of the dataclass from the JSON object, or None with the problems noted."""
+    if not isinstance(value, dict):
+        problems.append("{}: must be an object".format(where or "the job"))
+        return None
+    before = len(problems)
+    hints = typing.get_type_hints(cls)
+    prefix = where + "." if where else ""
+    problems.extend("{}{}: unknown key".format(prefix, key) for key in sorted(set(value) - set(hints)))
+    fields: Dict[str, Any] = {}
+    for name, kind in hints.items():
+        if name not in value:
+            problems.append("{}{}: missing".format(prefix, name))
+        elif dataclasses.is_dataclass(kind):
+            fields[name] = _build(kind, value[name], prefix + name, problems)
+        elif not _fits(value[name], kind):
+            problems.append("{}{}: {!r} is not {}".format(prefix, name, value[name], _name(kind)))
+        else:
+            fields[name] = float(value[name]) if kind is float else value[name]
+    return cls(**fields) if len(problems) == before else None
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind == Optional[str]:
+        return value is None or isinstance(value, str)
+    if isinstance(value, bool):  # bool is an int in Python, not in JSON
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _name(kind: Any) -> str:
+    return "str or null" if kind == Optional[str] else kind.__name__
+
+
+def _check(job: Job, problems: List[str]) -> None:
+    """What the types cannot say."""
+
+    def among(where: str, value: Any, allowed: Any) -> None:
+        if value not in allowed:
+            problems.append("{}: {!r} is none of {}".format(where, value, ", ".join(map(str, allowed))))
+
+    def require(holds: bool, message: str) -> None:
+        if not holds:
+            problems.append(message)
+
+    model, batch, zero = job.model, job.batch, job.zero
+    among("engine", job.engine, ("deepspeed", "ddp"))
+    among("model.architecture", model.architecture, ("llama",))
+    among("data.dtype", job.data.dtype, ("uint8", "int16", "int32"))
+    among("optimizer.name", job.optimizer.name, ("adamw",))
+    among("precision.compute_dtype", job.precision.compute_dtype, ("fp32", "bf16", "fp16"))
+    among("precision.mechanism", job.precision.mechanism, ("none", "engine", "autocast"))
+    among("recompute", job.recompute, ("none", "full"))
+    among("attention", job.attention, ("sdpa",))
+    among("zero.stage", zero.stage, (0, 1, 2, 3))
+    hexadecimal = set("0123456789abcdef")
+    require(len(job.nonce) == 32 and set(job.nonce) <= hexadecimal, "nonce: must be 32 hex digits")
+    require(len(job.data.sha256) == 64 and set(job.data.sha256) <= hexadecimal, "data.sha256: must be 64 hex digits")
+    for section in ("batch", "steps", "model"):
+        for name, value in dataclasses.asdict(getattr(job, section)).items():
+            if type(value) is int:
+                least = 0 if name == "warmup_steps" else 1
+                require(value >= least, "{}.{}: must be at least {}".format(section, name, least))
+    require(batch.data_parallel_size == batch.world_size, "batch: only data parallelism is trained here")
+    product = batch.micro_batch_size * batch.gradient_accumulation_steps * batch.data_parallel_size
+    require(batch.global_batch_size == product, "batch.global_batch_size: must be {}".format(product))
+    require(model.num_heads > 0 and model.hidden_size % model.num_heads == 0, "model.hidden_size: not divisible by num_heads")
+    require(
+        model.num_kv_heads > 0 and model.num_heads % model.num_kv_heads == 0,
+        "model.num_heads: not divisible by num_kv_heads",
+    )
+    require(job.engine != "ddp" or zero.stage == 0, "zero.stage: must be 0 for ddp")
+    mixed = job.precision.compute_dtype != "fp32"
+    require(
+        mixed == (job.precision.mechanism != "none"),
+        "precision.mechanism: none goes with fp32, engine or autocast with the others",
+    )

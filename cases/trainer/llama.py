@@ -1,0 +1,183 @@
+"""Llama in plain torch (arXiv:2302.13971, arXiv:2307.09288), with the parameter names of Hugging Face's LlamaForCausalLM.
+
+Parameters: with hidden size d, L layers, key/value width k = d × num_kv_heads / num_heads, ffn width f and vocabulary V,
+    N = V·d (embedding) + L·(2·d² + 2·d·k + 3·d·f + 2·d) + d + V·d (head; absent when the embeddings are tied).
+Training FLOPs per token: 6·N' + 12·L·d·S, where N' leaves out the input embedding, which multiplies nothing: PaLM, arXiv:2204.02311,
+appendix B. A multiply and an add are two FLOPs, backward costs twice the forward, recomputation and the causal mask's half are not counted.
+
+Shape suffixes: B sequences, S positions, D hidden size, H heads, K key/value heads, E head size, F ffn size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import job as jobs
+
+
+class Linear(nn.Module):
+    """x @ weight.T without bias. Not nn.Linear: that one draws its own random weights first and throws them away."""
+
+    def __init__(self, name: str, inputs: int, outputs: int, *, std: float, seed: int) -> None:
+        super().__init__()
+        self.weight = normal(name, (outputs, inputs), std=std, seed=seed)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight)
+
+
+class Embedding(nn.Module):
+    def __init__(self, name: str, config: jobs.Model, *, seed: int) -> None:
+        super().__init__()
+        self.weight = normal(name, (config.vocab_size, config.hidden_size), std=config.init_std, seed=seed)
+
+    def forward(self, ids_BS: torch.Tensor) -> torch.Tensor:
+        return F.embedding(ids_BS, self.weight)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x_BSD: torch.Tensor) -> torch.Tensor:
+        # In float32 whatever the compute dtype: a mean of squares overflows float16.
+        wide_BSD = x_BSD.float()
+        wide_BSD = wide_BSD * torch.rsqrt(wide_BSD.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide_BSD.to(x_BSD.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, name: str, config: jobs.Model, *, seed: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = config.num_heads, config.num_kv_heads
+        self.head_size = config.hidden_size // config.num_heads
+        d, k = config.hidden_size, self.kv_heads * self.head_size
+        self.q_proj = Linear(name + ".q_proj", d, d, std=config.init_std, seed=seed)
+        self.k_proj = Linear(name + ".k_proj", d, k, std=config.init_std, seed=seed)
+        self.v_proj = Linear(name + ".v_proj", d, k, std=config.init_std, seed=seed)
+        self.o_proj = Linear(name + ".o_proj", d, d, std=config.init_std, seed=seed)
+
+    def forward(self, x_BSD: torch.Tensor, cos_SE: torch.Tensor, sin_SE: torch.Tensor) -> torch.Tensor:
+        B, S, D = x_BSD.shape
+        q_BHSE = self.q_proj(x_BSD).view(B, S, self.heads, self.head_size).transpose(1, 2)
+        k_BKSE = self.k_proj(x_BSD).view(B, S, self.kv_heads, self.head_size).transpose(1, 2)
+        v_BKSE = self.v_proj(x_BSD).view(B, S, self.kv_heads, self.head_size).transpose(1, 2)
+        q_BHSE, k_BKSE = rotate(q_BHSE, cos_SE, sin_SE), rotate(k_BKSE, cos_SE, sin_SE)
+        if self.kv_heads != self.heads:
+            # enable_gqa= came with torch 2.5; the copy is what it does on most devices.
+            k_BKSE = k_BKSE.repeat_interleave(self.heads // self.kv_heads, dim=1)
+            v_BKSE = v_BKSE.repeat_interleave(self.heads // self.kv_heads, dim=1)
+        mixed_BHSE = F.scaled_dot_product_attention(q_BHSE, k_BKSE, v_BKSE, is_causal=True)
+        return self.o_proj(mixed_BHSE.transpose(1, 2).reshape(B, S, D))
+
+
+class MLP(nn.Module):
+    def __init__(self, name: str, config: jobs.Model, *, seed: int) -> None:
+        super().__init__()
+        d, f = config.hidden_size, config.ffn_hidden_size
+        self.gate_proj = Linear(name + ".gate_proj", d, f, std=config.init_std, seed=seed)
+        self.up_proj = Linear(name + ".up_proj", d, f, std=config.init_std, seed=seed)
+        self.down_proj = Linear(name + ".down_proj", f, d, std=config.init_std, seed=seed)
+
+    def forward(self, x_BSD: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x_BSD)) * self.up_proj(x_BSD))
+
+
+class Layer(nn.Module):
+    def __init__(self, name: str, config: jobs.Model, *, seed: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.self_attn = Attention(name + ".self_attn", config, seed=seed)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = MLP(name + ".mlp", config, seed=seed)
+
+    def forward(self, x_BSD: torch.Tensor, cos_SE: torch.Tensor, sin_SE: torch.Tensor) -> torch.Tensor:
+        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), cos_SE, sin_SE)
+        return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD))
+
+
+class Decoder(nn.Module):
+    """Everything below the head: "model." in the parameter names."""
+
+    def __init__(self, config: jobs.Model, *, sequence_length: int, recompute: bool, seed: int) -> None:
+        super().__init__()
+        self.recompute = recompute
+        self.embed_tokens = Embedding("model.embed_tokens", config, seed=seed)
+        self.layers = nn.ModuleList(
+            [Layer("model.layers.{}".format(i), config, seed=seed) for i in range(config.num_layers)]
+        )
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        angles_SE = rope_angles(sequence_length, config.hidden_size // config.num_heads, config.rope_theta)
+        # Plain attributes, no buffers: engines cast buffers to the compute dtype, and bfloat16 angles are wrong by whole turns.
+        self._angles_SE = angles_SE
+        self._rope: Tuple[torch.Tensor, ...] = ()
+
+    def forward(self, ids_BS: torch.Tensor) -> torch.Tensor:
+        x_BSD = self.embed_tokens(ids_BS)
+        cos_SE, sin_SE = self._rotation(ids_BS.shape[1], x_BSD)
+        for layer in self.layers:
+            if self.recompute:
+                x_BSD = checkpoint(layer, x_BSD, cos_SE, sin_SE, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BSD = layer(x_BSD, cos_SE, sin_SE)
+        return self.norm(x_BSD)
+
+    def _rotation(self, length: int, like: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+        """cos and sin of the first `length` positions in the dtype and on the device of the activations; made once."""
+        if not self._rope or self._rope[0].dtype != like.dtype or self._rope[0].shape[0] != length:
+            angles_SE = self._angles_SE[:length]
+            self._rope = tuple(t.to(device=like.device, dtype=like.dtype) for t in (angles_SE.cos(), angles_SE.sin()))
+        return self._rope
+
+
+class Llama(nn.Module):
+    """Weights depend on the seed and the parameter's name alone: the same for every engine, world size and way of sharding."""
+
+    def __init__(self, config: jobs.Model, *, sequence_length: int, recompute: bool, seed: int) -> None:
+        super().__init__()
+        self.model = Decoder(config, sequence_length=sequence_length, recompute=recompute, seed=seed)
+        self.tied = config.tie_embeddings
+        if not self.tied:
+            self.lm_head = Linear("lm_head", config.hidden_size, config.vocab_size, std=config.init_std, seed=seed)
+
+    def logits(self, ids_BS: torch.Tensor) -> torch.Tensor:
+        x_BSD = self.model(ids_BS)
+        return F.linear(x_BSD, self.model.embed_tokens.weight) if self.tied else self.lm_head(x_BSD)
+
+    def forward(self, ids_BS: torch.Tensor, labels_BS: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy over all positions, natural logarithm, in float32."""
+        logits_BSV = self.logits(ids_BS)
+        return F.cross_entropy(logits_BSV.float().flatten(0, 1), labels_BS.flatten())
+
+
+def normal(name: str, shape: Tuple[int, int], *, std: float, seed: int) -> nn.Parameter:
+    # One generator a parameter, on the CPU and in float32: no draw depends on what was built before, where, or in which dtype.
+    generator = torch.Generator("cpu").manual_seed((seed << 32 ^ zlib.crc32(name.encode())) & 0x7FFF_FFFF_FFFF_FFFF)
+    return nn.Parameter(torch.normal(0.0, std, shape, generator=generator, dtype=torch.float32, device="cpu"))
+
+
+def rope_angles(length: int, head_size: int, theta: float) -> torch.Tensor:
+    """Rotation angles (S, E) in float32, each frequency twice: the first half of a head is rotated against the second."""
+    exponents = torch.arange(0, head_size, 2, dtype=torch.float32, device="cpu") / head_size
+    frequencies = 1.0 / (theta**exponents)
+    positions = torch.arange(length, dtype=torch.float32, device="cpu")
+    half_SE = torch.outer(positions, frequencies)
+    return torch.cat((half_SE, half_SE), dim=-1)
+
+
+def rotate(x_BHSE: torch.Tensor, cos_SE: torch.Tensor, sin_SE: torch.Tensor) -> torch.Tensor:
+    first, second = x_BHSE.chunk(2, dim=-1)
+    return x_BHSE * cos_SE + torch.cat((-second, first), dim=-1) * sin_SE
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Of the whole model; a parameter that ZeRO-3 has partitioned knows its full size as ds_numel."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())

@@ -1,0 +1,198 @@
+"""One rank: job.json in, event lines out. Started by launch.py, which puts torchrun's variables into the environment."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import math
+import os
+import platform
+import signal
+import socket
+import sys
+import time
+import traceback
+import warnings
+from typing import Any, Dict, Iterator, Optional
+
+import torch
+import torch.distributed as dist
+
+import job as jobs
+from data import Batch, Windows
+from device import Device, peak_rss_bytes
+from engine import import_deepspeed, make_engine
+from events import EventWriter
+from llama import Llama, num_parameters
+from order import SequenceOrder
+
+TRACEBACK_BYTES = 64 * 1024
+
+
+def main(job_path: str) -> int:
+    """The rank's exit code. Whatever goes wrong is a `fail` record, a traceback on standard error and 1."""
+    # A rank that hangs is asked where: SIGUSR1 writes the stack of every thread.
+    faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
+    # torch 2.13 renamed collectives that DeepSpeed 0.19 calls by their old names, and says so at every single call.
+    warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
+    job = jobs.load_job(job_path)
+    rank = int(os.environ["RANK"])
+    events = EventWriter(rank_directory(rank), job.nonce, rank)
+    try:
+        train(job, events)
+    except BaseException as error:
+        traceback.print_exc()
+        text = traceback.format_exc().encode("utf-8", "backslashreplace")[-TRACEBACK_BYTES:]
+        events.write(
+            "fail",
+            type=type(error).__name__,
+            message=str(error)[:4096],
+            traceback=text.decode("utf-8", "replace"),
+        )
+        return 1
+    leave()
+    return 0
+
+
+def train(job: jobs.Job, events: EventWriter) -> None:
+    device = Device(job.device, int(os.environ["LOCAL_RANK"]))
+    torch.manual_seed(job.seed)
+    dist.init_process_group(job.device.backend)
+    if dist.get_world_size() != job.batch.world_size:
+        raise RuntimeError("{} ranks came, {} are planned".format(dist.get_world_size(), job.batch.world_size))
+    events.write("hello", **hello(job, device))
+
+    windows = Windows(job.data, sequence_length=job.batch.sequence_length, vocab_size=job.model.vocab_size)
+    engine = make_engine(job, device, lambda: build_model(job))
+    events.write("ready", **ready(job, windows, engine.model))
+
+    order = SequenceOrder(len(windows), job.seed)
+    for step in range(1, job.steps.planned + 1):
+        # Both clock readings wait for the device, or a step would end when it was queued. Only one rank's device is waited for:
+        # a collective here would be work that the benchmark itself adds to every step.
+        device.synchronize()
+        start_s = time.monotonic()
+        loss, norm = engine.step(micro_batches(job, order, windows, device, step - 1))
+        device.synchronize()
+        end_s = time.monotonic()
+        events.write("step", **step_record(job, step, start_s, end_s, float(loss), norm))
+
+    events.write(
+        "memory",
+        peak_rss_bytes=peak_rss_bytes(),
+        device_peak_allocated_bytes=device.peak_allocated_bytes(),
+        device_peak_reserved_bytes=device.peak_reserved_bytes(),
+    )
+    events.end(job.steps.planned)
+
+
+def build_model(job: jobs.Job) -> Llama:
+    return Llama(
+        job.model,
+        sequence_length=job.batch.sequence_length,
+        recompute=job.recompute == "full",
+        seed=job.seed,
+    )
+
+
+def micro_batches(
+    job: jobs.Job, order: SequenceOrder, windows: Windows, device: Device, step: int
+) -> Iterator[Batch]:
+    batch = job.batch
+    for number in range(batch.gradient_accumulation_steps):
+        indices = order.micro_batch(
+            step,
+            number,
+            dp_rank=dist.get_rank(),
+            dp=batch.data_parallel_size,
+            mbs=batch.micro_batch_size,
+            gas=batch.gradient_accumulation_steps,
+        )
+        yield windows.batch(indices, device.device)
+
+
+def hello(job: jobs.Job, device: Device) -> Dict[str, Any]:
+    """Who this rank is: what was found, not what was planned, wherever it can be asked for."""
+    return {
+        "world_size": dist.get_world_size(),
+        "local_rank": int(os.environ["LOCAL_RANK"]),
+        "hostname": socket.gethostname(),
+        "pid": os.getpid(),
+        "wall_time_s": time.time(),
+        "device_type": device.device.type,
+        "device_name": device.name,
+        "backend": dist.get_backend(),
+        "engine": job.engine,
+        "attention": job.attention,
+        "versions": versions(job),
+        "os": platform.platform(),
+        "seed": job.seed,
+    }
+
+
+def versions(job: jobs.Job) -> Dict[str, Optional[str]]:
+    if job.engine == "deepspeed":
+        import_deepspeed()
+    found: Dict[str, Optional[str]] = {"python": platform.python_version()}
+    for name in ("torch", "deepspeed", "numpy", job.device.plugin):
+        if name is not None:
+            found[name] = getattr(sys.modules.get(name), "__version__", None)
+    return found
+
+
+def ready(job: jobs.Job, windows: Windows, model: Llama) -> Dict[str, Any]:
+    return {
+        "num_parameters": num_parameters(model),
+        "num_embedding_parameters": num_parameters(model.model.embed_tokens),
+        "data_sha256": windows.sha256,
+        "data_num_tokens": windows.num_tokens,
+        "zero_stage": job.zero.stage,
+        "compute_dtype": job.precision.compute_dtype,
+        "recompute": "full" if model.model.recompute else "none",
+        "micro_batch_size": job.batch.micro_batch_size,
+        "gradient_accumulation_steps": job.batch.gradient_accumulation_steps,
+        "sequence_length": job.batch.sequence_length,
+        "world_size": dist.get_world_size(),
+    }
+
+
+def step_record(
+    job: jobs.Job, step: int, start_s: float, end_s: float, loss: float, norm: Any
+) -> Dict[str, Any]:
+    samples = job.batch.micro_batch_size * job.batch.gradient_accumulation_steps
+    record = {
+        "step": step,
+        "start_s": start_s,
+        "end_s": end_s,
+        "samples": samples,
+        "tokens": samples * job.batch.sequence_length,
+        "loss": finite_or_none(loss),
+    }
+    if record["loss"] is None:
+        record["loss_nonfinite"] = str(loss)  # "nan", "inf" or "-inf"
+    record["grad_norm"] = None if norm is None else finite_or_none(float(norm))
+    record["learning_rate"] = job.optimizer.learning_rate
+    return record
+
+
+def finite_or_none(value: float) -> Optional[float]:
+    return value if math.isfinite(value) else None
+
+
+def leave() -> None:
+    """Parts from the other ranks. The work is done and its end recorded, so trouble here is reported and changes nothing."""
+    try:
+        dist.barrier()
+        dist.destroy_process_group()
+    except Exception:
+        traceback.print_exc()
+
+
+def rank_directory(rank: int) -> str:
+    return os.path.join(os.environ["NX8_OUTPUT"], "rank{}".format(rank))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--job", required=True)
+    sys.exit(main(parser.parse_args().job))

@@ -1,0 +1,244 @@
+"""A run's folder → the document of result.json. The same files give the same bytes, wherever they lie."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import WORST_FIRST, ConfigError, Exit, Problem, worst
+from orchestrator.evidence import NOT_SEEN, HostSeen, host_seen
+from orchestrator.metrics import summarize
+from orchestrator.parse import PARSER_VERSION
+from orchestrator.parse.strict import Fields, Misread, strict_object
+from orchestrator.parse.visible import visible, visible_lines
+from orchestrator.rawfiles import described, read_bytes, read_logs, read_statuses, regular_files
+from orchestrator.results import SCHEMA, serialise
+from orchestrator.verdict import Judgement, Verdict, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from orchestrator.metrics import Summary
+    from orchestrator.parse.events import RankLog
+    from orchestrator.plan import Cell, Plan
+    from orchestrator.results import CellFolder, RunFolder
+
+MAX_HOST_BYTES = 16 << 20
+Document = dict[str, object]
+
+
+def derive(folder: RunFolder, plan: Plan, host: Mapping[str, object] | None = None) -> Document:
+    """All that result.json holds, from `plan`, host.json and the raw files of the cells. Writes nothing.
+
+    `host` is the content of host.json where that is not written yet.
+
+    Raises ConfigError (E706) when host.json is missing or not what a run writes, or a raw file cannot be
+    read. Whatever ranks and launchers wrote becomes a verdict, never an exception.
+    """
+    told = _host(folder) if host is None else _Host(folder.host, Fields(host))
+    cells = [_cell(folder.cell(cell.cell_id), cell, told) for cell in plan.cells]
+    return {
+        "schema": SCHEMA,
+        "parser_version": PARSER_VERSION,
+        "nx8_version": told.value("nx8_version"),
+        "run": {
+            "run_id": plan.identity.run_id,
+            "created_utc": plan.identity.created_utc,
+            "nonce": plan.identity.nonce,
+            "cluster": plan.cluster,
+            "vendor": plan.vendor,
+            "transport": plan.transport,
+            "argv": told.value("argv"),
+        },
+        "environment": {"host": told.value("host"), "git": told.value("git")},
+        "phases": told.value("phases"),
+        "overhead_s": told.value("overhead_s"),
+        "exit_code": worst(code for _, code in cells),
+        "files": [described(path, folder.path) for path in (folder.plan, folder.host) if path.is_file()],
+        "cells": [document for document, _ in cells],
+    }
+
+
+def render(document: Document) -> bytes:
+    """The bytes of result.json."""
+    return serialise(document)
+
+
+def exit_code(verdict: str, host: HostSeen) -> int:
+    """0 for MEASURED; what stopped the cell where that has its own code; 4 for every other cell."""
+    if verdict == Verdict.MEASURED:
+        return Exit.OK
+    if host.stopped == "time_limit":
+        return Exit.TIME_LIMIT
+    if host.stop_signal is not None and 128 + host.stop_signal in WORST_FIRST:
+        return 128 + host.stop_signal
+    return Exit.CELL
+
+
+class _Host:
+    """host.json: the parts that are copied, and the parts that decide."""
+
+    def __init__(self, path: Path, fields: Fields) -> None:
+        self._path = path
+        self._fields = fields
+
+    def value(self, key: str) -> object:
+        """Copied as it stands; null where an older or interrupted run did not write it."""
+        return self._fields.value(key)
+
+    @property
+    def mem_total_bytes(self) -> int | None:
+        try:
+            return self._fields.inner("host").optional_integer("mem_total_bytes")
+        except Misread:
+            return None
+
+    def seen(self, cell_id: str) -> HostSeen:
+        """Raises ConfigError (E706) for an entry that no run writes."""
+        cells = self._fields.inner("cells")
+        try:
+            return host_seen(cells.inner(cell_id)) if cell_id in cells else NOT_SEEN
+        except (Misread, ValueError) as problem:
+            raise _bad_host(self._path, f"{cell_id}: {problem}") from None
+
+
+def _host(folder: RunFolder) -> _Host:
+    data = read_bytes(folder.host, most=MAX_HOST_BYTES)
+    if data is None:
+        raise _bad_host(folder.host, "there is no such file")
+    try:
+        fields = strict_object(data)
+        fields.inner("cells")
+        return _Host(folder.host, fields)
+    except Misread as problem:
+        raise _bad_host(folder.host, str(problem)) from None
+
+
+def _bad_host(path: Path, why: str) -> ConfigError:
+    help_ = "a run writes it, also when it is stopped; without it nothing can be proven"
+    return ConfigError(Problem(code="E706", message=f"{path}: {why}", help=help_))
+
+
+def _cell(folder: CellFolder, cell: Cell, host: _Host) -> tuple[Document, int]:
+    seen = host.seen(cell.cell_id)
+    logs, statuses = read_logs(folder, cell), read_statuses(folder, cell)
+    judgement = judge(cell, logs, statuses, seen)
+    summary = summarize(cell, logs, mem_total_bytes=host.mem_total_bytes)
+    if judgement.verdict is not Verdict.MEASURED:
+        summary = summary.withheld(f"{judgement.verdict}: {judgement.reasons[0]}")
+    document = {
+        **_identity(cell),
+        **_work(cell),
+        "verdict": str(judgement.verdict),
+        **_judged(judgement),
+        "metrics": _metrics(summary),
+        "host_seen": asdict(seen),
+        "ranks": _ranks(cell, logs),
+        "files": [described(path, folder.path) for path in regular_files(folder.path)],
+    }
+    return document, exit_code(judgement.verdict, seen)
+
+
+def _identity(cell: Cell) -> Document:
+    return {
+        "cell_id": cell.cell_id,
+        "case": cell.case,
+        "vendor": cell.vendor,
+        "device": cell.device,
+        "device_display": cell.device_display,
+        "num_nodes": cell.num_nodes,
+        "devices_per_node": cell.devices_per_node,
+        "stage": cell.stage,
+        "proxy": asdict(cell.proxy) if cell.proxy else None,
+        "config_hash": cell.config_hash,
+        "columns": list(cell.columns),
+        "fix_hp": cell.fix_hp,
+        "changed": dict(cell.changed),
+    }
+
+
+def _work(cell: Cell) -> Document:
+    job = cell.job
+    return {
+        "engine": job.engine,
+        "device_type": job.device.type,
+        "backend": job.device.backend,
+        "precision": asdict(job.precision),
+        "parallel": _parallel(cell),
+        "zero_stage": job.zero.stage,
+        "recompute": job.recompute,
+        "attention": job.attention,
+        "seed": job.seed,
+        "batch": asdict(job.batch),
+        "steps": asdict(job.steps),
+        "model": asdict(job.model),
+        "data": {key: value for key, value in asdict(job.data).items() if key != "file"},
+        "flops": asdict(cell.flops),
+        "peak": asdict(cell.peak),
+    }
+
+
+def _parallel(cell: Cell) -> Document:
+    """Data parallelism is all there is, so the tensor and pipeline parts are 1; the label is the tables'
+    wording.
+    """
+    batch = cell.job.batch
+    return {
+        "data_parallel_size": batch.data_parallel_size,
+        "world_size": batch.world_size,
+        "label": f"TP1PP1DP{batch.data_parallel_size}",
+    }
+
+
+def _judged(judgement: Judgement) -> Document:
+    return {
+        "reasons": list(judgement.reasons),
+        "cause_rank": judgement.cause_rank,
+        "traceback": None if judgement.traceback is None else visible_lines(judgement.traceback),
+        "proofs": [asdict(proof) for proof in judgement.proofs],
+    }
+
+
+def _metrics(summary: Summary) -> Document:
+    return {
+        metric.name: {
+            "value": metric.value,
+            "unit": metric.unit,
+            "direction": metric.direction,
+            "reason": metric.reason,
+            "formula": metric.formula,
+            "details": dict(metric.details),
+        }
+        for metric in summary.metrics
+    }
+
+
+def _ranks(cell: Cell, logs: Mapping[int, RankLog]) -> list[Document]:
+    """What each planned rank said of itself, and how much of its file was read; text from logs made
+    printable.
+    """
+    ranks: list[Document] = []
+    for launch in cell.launches:
+        for rank in launch.ranks:
+            log = logs.get(rank)
+            hello = log.hello if log else None
+            ranks.append(
+                {
+                    "rank": rank,
+                    "node_rank": launch.node_rank,
+                    "records": log.num_records if log else 0,
+                    "problems": [
+                        {"line": problem.line, "reason": problem.reason, "sample": problem.sample}
+                        for problem in (log.problems if log else ())
+                    ],
+                    "hostname": visible(hello.hostname) if hello else None,
+                    "os": visible(hello.os) if hello else None,
+                    "device_name": visible(hello.device_name) if hello and hello.device_name else None,
+                    "versions": {
+                        visible(name, limit=80): None if version is None else visible(version, limit=80)
+                        for name, version in (hello.versions if hello else ())
+                    },
+                }
+            )
+    return ranks

@@ -1,0 +1,211 @@
+"""One rank's events.jsonl → RankLog, in pieces of any size, with a count and samples of what was not
+understood.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TypeVar
+
+from orchestrator.parse.records import End, Fail, Hello, Memory, Ready, Record, Step, Unknown, decode
+from orchestrator.parse.strict import Misread
+from orchestrator.parse.visible import visible_bytes
+
+#: A longer line is counted as not understood and never held in memory.
+MAX_LINE_BYTES = 1 << 20
+#: What is kept word for word; beyond that only the count goes on.
+MAX_SAMPLES = 5
+MAX_NONCES = 8
+
+KindT = TypeVar("KindT", bound=Record)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineProblem:
+    """A line that is not as the contract says. `line` counts from 1; `sample` is its beginning, safe to
+    print.
+    """
+
+    line: int
+    reason: str
+    sample: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankLog:
+    """What one rank reported.
+
+    The nonce is kept, not judged: `nonces` has the distinct ones in order of appearance (the first
+    MAX_NONCES). Of hello, ready, memory, fail and end the first counts; a second one is a problem.
+    `count_before_end` and `sha256_before_end` are what the end record should state: records and SHA-256 of
+    all bytes before it. `sha256` and `num_bytes` are those of the whole file.
+    """
+
+    rank: int
+    num_bytes: int
+    sha256: str
+    num_lines: int
+    num_records: int
+    num_unknown_events: int
+    num_problems: int
+    problems: tuple[LineProblem, ...]
+    nonces: tuple[str, ...]
+    hello: Hello | None
+    ready: Ready | None
+    steps: tuple[Step, ...]
+    memory: Memory | None
+    fail: Fail | None
+    end: End | None
+    end_is_last: bool
+    count_before_end: int | None
+    sha256_before_end: str | None
+
+    @property
+    def last_step(self) -> int | None:
+        """The number of the step reported last."""
+        return self.steps[-1].step if self.steps else None
+
+
+class EventReader:
+    """Reads the file of `rank` as it grows. Never raises on any bytes, and how they are cut into chunks
+    changes nothing.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+        self._pending = bytearray()
+        self._overflow_bytes = 0
+        self._sha256 = hashlib.sha256()
+        self._num_bytes = self._num_lines = self._num_records = self._num_unknown = self._num_problems = 0
+        self._next_seq = 0
+        self._problems: list[LineProblem] = []
+        self._nonces: list[str] = []
+        self._steps: list[Step] = []
+        self._first: dict[type[Record], Record] = {}
+        self._count_before_end: int | None = None
+        self._sha256_before_end: str | None = None
+        self._lines_at_end: int | None = None
+
+    def feed(self, chunk: bytes) -> list[Record]:
+        """The records that `chunk` completes, those with a wrong `seq` included; the problem is counted
+        beside them.
+        """
+        records: list[Record] = []
+        self._num_bytes += len(chunk)
+        start = 0
+        while (newline := chunk.find(b"\n", start)) >= 0:
+            self._gather(chunk[start:newline])
+            record = self._end_of_line()
+            if record is not None:
+                records.append(record)
+            start = newline + 1
+        self._gather(chunk[start:])
+        return records
+
+    def finish(self) -> RankLog:
+        """All that was read so far; changes nothing, so it may be asked at any time. A line without its end
+        is a problem.
+        """
+        problems, num_problems = list(self._problems), self._num_problems
+        whole = self._sha256.copy()
+        if self._pending:
+            size = len(self._pending) + self._overflow_bytes
+            num_problems += 1
+            if len(problems) < MAX_SAMPLES:
+                reason = f"cut off: {size} bytes without an end of line"
+                problems.append(self._problem(self._num_lines + 1, reason))
+            if not self._overflow_bytes:
+                whole.update(self._pending)
+        return RankLog(
+            rank=self._rank,
+            num_bytes=self._num_bytes,
+            sha256=whole.hexdigest(),
+            num_lines=self._num_lines + bool(self._pending),
+            num_records=self._num_records,
+            num_unknown_events=self._num_unknown,
+            num_problems=num_problems,
+            problems=tuple(problems),
+            nonces=tuple(self._nonces),
+            hello=self._one(Hello),
+            ready=self._one(Ready),
+            steps=tuple(self._steps),
+            memory=self._one(Memory),
+            fail=self._one(Fail),
+            end=self._one(End),
+            end_is_last=self._lines_at_end == self._num_lines and not self._pending,
+            count_before_end=self._count_before_end,
+            sha256_before_end=self._sha256_before_end,
+        )
+
+    def _gather(self, piece: bytes) -> None:
+        """Adds to the line at hand. What is beyond the cap goes into the SHA-256 only."""
+        room = MAX_LINE_BYTES - len(self._pending)
+        self._pending += piece[:room]
+        if len(piece) > room:
+            if not self._overflow_bytes:
+                self._sha256.update(self._pending)
+            self._overflow_bytes += len(piece) - room
+            self._sha256.update(piece[room:])
+
+    def _end_of_line(self) -> Record | None:
+        self._num_lines += 1
+        record = None
+        try:
+            if self._overflow_bytes:
+                size = len(self._pending) + self._overflow_bytes
+                raise Misread(f"{size} bytes long, {MAX_LINE_BYTES} at most")
+            record = decode(bytes(self._pending), number=self._num_lines)
+            if record.rank != self._rank:
+                stated, record = record.rank, None
+                raise Misread(f"a record of rank {stated} in the file of rank {self._rank}")
+            self._take(record)
+        except Misread as problem:
+            self._num_problems += 1
+            if len(self._problems) < MAX_SAMPLES:
+                self._problems.append(self._problem(self._num_lines, str(problem)))
+        if not self._overflow_bytes:
+            self._sha256.update(self._pending)
+        self._sha256.update(b"\n")
+        self._pending.clear()
+        self._overflow_bytes = 0
+        return record
+
+    def _take(self, record: Record) -> None:
+        """Keeps `record`, then raises Misread if it is out of order: a diagnosis needs it even so."""
+        before = self._num_records
+        self._num_records += 1
+        if record.nonce not in self._nonces and len(self._nonces) < MAX_NONCES:
+            self._nonces.append(record.nonce)
+        kind = type(record)
+        repeated = kind in self._first
+        after_end = End in self._first
+        if isinstance(record, Step):
+            self._steps.append(record)
+        elif isinstance(record, Unknown):
+            self._num_unknown += 1
+        elif not repeated:
+            self._first[kind] = record
+            if isinstance(record, End):
+                self._count_before_end = before
+                self._sha256_before_end = self._sha256.hexdigest()
+                self._lines_at_end = self._num_lines
+        expected, self._next_seq = self._next_seq, record.seq + 1
+        if record.seq != expected:
+            raise Misread(f"seq {record.seq} where {expected} was due")
+        if before == 0 and not isinstance(record, Hello):
+            raise Misread("the first record is no hello")
+        if after_end:
+            raise Misread("a record after the end record")
+        if repeated:
+            raise Misread(f"a second {kind.__name__.lower()} record")
+
+    def _one(self, kind: type[KindT]) -> KindT | None:
+        record = self._first.get(kind)
+        return record if isinstance(record, kind) else None
+
+    def _problem(self, line: int, reason: str) -> LineProblem:
+        return LineProblem(line=line, reason=reason, sample=visible_bytes(bytes(self._pending[:480])))

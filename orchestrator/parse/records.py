@@ -1,0 +1,236 @@
+"""One line of an events file → one typed record (docs/contract.md, "Records")."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+from orchestrator.parse.strict import Fields, Misread, strict_object
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: What follows the checked bytes of every line.
+_CRC = re.compile(rb',"crc32":"([0-9a-f]{8})"\}\Z')
+_CRC_BYTES = 20
+_NONFINITE: dict[str, Literal["nan", "inf", "-inf"]] = {"nan": "nan", "inf": "inf", "-inf": "-inf"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What all records have. `t_s`: the rank's monotonic clock, seconds. `line` counts from 1."""
+
+    line: int
+    nonce: str
+    rank: int
+    seq: int
+    t_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello(Record):
+    world_size: int
+    local_rank: int
+    hostname: str
+    pid: int
+    wall_time_s: float
+    device_type: str
+    device_name: str | None
+    backend: str
+    engine: str
+    attention: str
+    versions: tuple[tuple[str, str | None], ...]
+    os: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready(Record):
+    num_parameters: int
+    num_embedding_parameters: int
+    data_sha256: str
+    data_num_tokens: int
+    zero_stage: int
+    compute_dtype: str
+    recompute: str
+    micro_batch_size: int
+    gradient_accumulation_steps: int
+    sequence_length: int
+    world_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step(Record):
+    """One optimizer step of this rank. `loss` in nats per token, before the update; None when it was not
+    finite.
+    """
+
+    step: int
+    start_s: float
+    end_s: float
+    samples: int
+    tokens: int
+    loss: float | None
+    loss_nonfinite: Literal["nan", "inf", "-inf"] | None
+    grad_norm: float | None
+    learning_rate: float
+
+    @property
+    def duration_s(self) -> float:
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory(Record):
+    peak_rss_bytes: int
+    device_peak_allocated_bytes: int | None
+    device_peak_reserved_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fail(Record):
+    """An exception as the rank saw it; text from a log, to be escaped where it is shown."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End(Record):
+    steps: int
+    count: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown(Record):
+    """A whole record of an event this version does not know: counted, not an error."""
+
+
+class _Common(TypedDict):
+    line: int
+    nonce: str
+    rank: int
+    seq: int
+    t_s: float
+
+
+def decode(line: bytes, *, number: int) -> Record:
+    """The record in `line` (without its newline). Raises Misread with the reason: CRC, JSON, version or a
+    field's type.
+    """
+    match = _CRC.search(line[-_CRC_BYTES:])
+    if match is None:
+        raise Misread("no crc32 at its end")
+    checked = line[:-_CRC_BYTES]
+    computed = f"{zlib.crc32(checked):08x}"
+    stated = match[1].decode("ascii")
+    if computed != stated:
+        raise Misread(f"its bytes have the CRC-32 {computed}, not the stated {stated}")
+    fields = strict_object(line)
+    if (version := fields.integer("v")) != 1:
+        raise Misread(f"version {version} of the record format, not 1")
+    common = _Common(
+        line=number,
+        # Longer than any nonce of ours, so a cut one can never equal it.
+        nonce=fields.text("nonce", limit=64),
+        rank=fields.integer("rank"),
+        seq=fields.integer("seq"),
+        t_s=fields.number("t_s"),
+    )
+    read = _EVENTS.get(fields.text("event", limit=64))
+    return Unknown(**common) if read is None else read(fields, common)
+
+
+def _hello(fields: Fields, common: _Common) -> Hello:
+    return Hello(
+        **common,
+        world_size=fields.integer("world_size"),
+        local_rank=fields.integer("local_rank"),
+        hostname=fields.text("hostname", limit=256),
+        pid=fields.integer("pid"),
+        wall_time_s=fields.number("wall_time_s"),
+        device_type=fields.text("device_type", limit=64),
+        device_name=fields.optional_text("device_name", limit=256),
+        backend=fields.text("backend", limit=64),
+        engine=fields.text("engine", limit=64),
+        attention=fields.text("attention", limit=64),
+        versions=fields.texts("versions"),
+        os=fields.text("os", limit=256),
+        seed=fields.integer("seed"),
+    )
+
+
+def _ready(fields: Fields, common: _Common) -> Ready:
+    return Ready(
+        **common,
+        num_parameters=fields.integer("num_parameters"),
+        num_embedding_parameters=fields.integer("num_embedding_parameters"),
+        data_sha256=fields.text("data_sha256", limit=128),
+        data_num_tokens=fields.integer("data_num_tokens"),
+        zero_stage=fields.integer("zero_stage"),
+        compute_dtype=fields.text("compute_dtype", limit=64),
+        recompute=fields.text("recompute", limit=64),
+        micro_batch_size=fields.integer("micro_batch_size"),
+        gradient_accumulation_steps=fields.integer("gradient_accumulation_steps"),
+        sequence_length=fields.integer("sequence_length"),
+        world_size=fields.integer("world_size"),
+    )
+
+
+def _step(fields: Fields, common: _Common) -> Step:
+    nonfinite = fields.optional_text("loss_nonfinite", limit=64)
+    if nonfinite is not None and nonfinite not in _NONFINITE:
+        raise Misread("loss_nonfinite is none of nan, inf, -inf")
+    return Step(
+        **common,
+        step=fields.integer("step"),
+        start_s=fields.number("start_s"),
+        end_s=fields.number("end_s"),
+        samples=fields.integer("samples"),
+        tokens=fields.integer("tokens"),
+        loss=fields.optional_number("loss"),
+        loss_nonfinite=None if nonfinite is None else _NONFINITE[nonfinite],
+        grad_norm=fields.optional_number("grad_norm"),
+        learning_rate=fields.number("learning_rate"),
+    )
+
+
+def _memory(fields: Fields, common: _Common) -> Memory:
+    return Memory(
+        **common,
+        peak_rss_bytes=fields.integer("peak_rss_bytes"),
+        device_peak_allocated_bytes=fields.optional_integer("device_peak_allocated_bytes"),
+        device_peak_reserved_bytes=fields.optional_integer("device_peak_reserved_bytes"),
+    )
+
+
+def _fail(fields: Fields, common: _Common) -> Fail:
+    return Fail(
+        **common,
+        type=fields.text("type", limit=256),
+        message=fields.text("message"),
+        traceback=fields.text("traceback"),
+    )
+
+
+def _end(fields: Fields, common: _Common) -> End:
+    return End(
+        **common,
+        steps=fields.integer("steps"),
+        count=fields.integer("count"),
+        sha256=fields.text("sha256", limit=128),
+    )
+
+
+_EVENTS: dict[str, Callable[[Fields, _Common], Record]] = {
+    "hello": _hello,
+    "ready": _ready,
+    "step": _step,
+    "memory": _memory,
+    "fail": _fail,
+    "end": _end,
+}

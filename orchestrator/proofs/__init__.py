@@ -1,0 +1,63 @@
+"""The proofs of docs/contract.md, "What makes a cell MEASURED": each with what was seen. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from orchestrator.proofs import records, training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from orchestrator.evidence import Evidence
+
+#: How many faults a detail lists before it only counts them.
+MAX_FAULTS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """`detail` says what was seen, with numbers, whether the proof held or not."""
+
+    name: str
+    held: bool
+    detail: str
+
+
+def examine(evidence: Evidence) -> tuple[Proof, ...]:
+    """Every proof, in the order of the contract."""
+    return tuple(_proof(name, *find(evidence)) for name, find in _PROOFS.items())
+
+
+def unproven(detail: str) -> tuple[Proof, ...]:
+    """Every proof as not held, for a cell of which nothing can be said."""
+    return tuple(Proof(name=name, held=False, detail=detail) for name in _PROOFS)
+
+
+#: What was found wrong, and what to say when nothing was.
+Finding = tuple[list[str], str]
+#: name → what finds its faults; the names and their order are the contract's.
+_PROOFS: dict[str, Callable[[Evidence], Finding]] = {
+    "all_ranks_reported": records.all_ranks_reported,
+    "records_intact": records.records_intact,
+    "nonce": records.nonce,
+    "end_records": records.end_records,
+    "exit_codes": records.exit_codes,
+    "steps_reached": training.steps_reached,
+    "window_complete": training.window_complete,
+    "losses_finite": training.losses_finite,
+    "world_size": training.world_size,
+    "batch": training.batch,
+    "data": training.data,
+    "wall_clock": training.wall_clock,
+    "mfu_possible": training.mfu_possible,
+}
+
+
+def _proof(name: str, faults: list[str], seen: str) -> Proof:
+    if not faults:
+        return Proof(name=name, held=True, detail=seen)
+    listed = "; ".join(faults[:MAX_FAULTS])
+    more = f"; and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
+    return Proof(name=name, held=False, detail=listed + more)

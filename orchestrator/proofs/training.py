@@ -1,0 +1,193 @@
+"""Proofs about what was computed: the planned work, all of it, in a time that is possible."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from orchestrator.metrics import summarize
+from orchestrator.parse.visible import short_digest, visible
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from orchestrator.evidence import Evidence
+    from orchestrator.parse.records import Hello, Ready
+    from orchestrator.proofs import Finding
+
+
+#: A status states wall_s and both ends of it; rounding to whole microseconds may part them this much.
+WALL_TOLERANCE_S = 1e-3
+
+
+def steps_reached(evidence: Evidence) -> Finding:
+    total = evidence.cell.job.steps.total
+    due = tuple(range(1, total + 1))
+    faults = []
+    for rank in evidence.ranks:
+        steps = evidence.steps(rank)
+        numbers = tuple(step.step for step in steps)
+        if numbers == due:
+            continue
+        wrong = next((n for n, number in enumerate(numbers) if number != n + 1), len(numbers))
+        place = f", after step {wrong} comes {numbers[wrong]}" if wrong < len(numbers) else ""
+        faults.append(f"rank {rank}: {len(steps)} step records of {total}{place}")
+    return faults, f"steps 1 … {total}, each once and in order, on {len(evidence.ranks)} ranks"
+
+
+def window_complete(evidence: Evidence) -> Finding:
+    plan = evidence.cell.job.steps
+    faults = [] if plan.measured_steps > 0 else ["the plan measures no step"]
+    for rank in evidence.ranks:
+        steps = evidence.steps(rank)
+        measured = [step for step in steps if plan.warmup_steps < step.step <= plan.total]
+        if len(measured) != plan.measured_steps:
+            faults.append(f"rank {rank}: {len(measured)} of {plan.measured_steps} measured steps")
+        faults += [
+            f"rank {rank}: step {step.step} took {step.duration_s:.6g} s"
+            for step in steps
+            if step.duration_s <= 0
+        ]
+        for before, after in pairwise(steps):
+            if after.start_s < before.end_s:
+                faults.append(
+                    f"rank {rank}: step {after.step} starts {before.end_s - after.start_s:.6g} s "
+                    f"before step {before.step} ends"
+                )
+    return faults, (
+        f"{plan.measured_steps} measured steps after {plan.warmup_steps} of warm-up on "
+        f"{len(evidence.ranks)} ranks, every duration positive, none overlapping"
+    )
+
+
+def losses_finite(evidence: Evidence) -> Finding:
+    faults = []
+    for rank in evidence.ranks:
+        steps = evidence.steps(rank)
+        if not steps:
+            faults.append(f"rank {rank}: no loss at all")
+        bad = [step for step in steps if step.loss is None or step.loss_nonfinite]
+        if bad:
+            kind = bad[0].loss_nonfinite or "null"
+            faults.append(f"rank {rank}: {len(bad)} of {len(steps)}, first {kind} at step {bad[0].step}")
+    losses = [step.loss for rank in evidence.ranks for step in evidence.steps(rank) if step.loss is not None]
+    seen = f"{len(losses)} losses"
+    return faults, f"{seen}, {min(losses):.4g} … {max(losses):.4g}" if losses else seen
+
+
+def world_size(evidence: Evidence) -> Finding:
+    job = evidence.cell.job
+    due: dict[str, object] = {
+        "world_size": job.batch.world_size,
+        "backend": job.device.backend,
+        "device_type": job.device.type,
+        "engine": job.engine,
+        "attention": job.attention,
+        "seed": job.seed,
+    }
+    due_ready: dict[str, object] = {
+        "world_size": job.batch.world_size,
+        "zero_stage": job.zero.stage,
+        "compute_dtype": job.precision.compute_dtype,
+        "recompute": job.recompute,
+    }
+    faults = []
+    for rank in evidence.ranks:
+        faults += _differences(rank, "hello", evidence.hello(rank), due)
+        faults += _differences(rank, "ready", evidence.ready(rank), due_ready)
+    return faults, (
+        f"world size {job.batch.world_size}, {job.engine} on {job.device.type} with {job.device.backend}, "
+        f"ZeRO {job.zero.stage}, {job.precision.compute_dtype} on {len(evidence.ranks)} ranks"
+    )
+
+
+def batch(evidence: Evidence) -> Finding:
+    batch = evidence.cell.job.batch
+    due_ready: dict[str, object] = {
+        "micro_batch_size": batch.micro_batch_size,
+        "gradient_accumulation_steps": batch.gradient_accumulation_steps,
+        "sequence_length": batch.sequence_length,
+    }
+    samples = batch.micro_batch_size * batch.gradient_accumulation_steps
+    tokens = samples * batch.sequence_length
+    faults = []
+    for rank in evidence.ranks:
+        faults += _differences(rank, "ready", evidence.ready(rank), due_ready)
+        steps = evidence.steps(rank)
+        wrong = [step for step in steps if (step.samples, step.tokens) != (samples, tokens)]
+        if wrong:
+            faults.append(
+                f"rank {rank}: {len(wrong)} steps, the first {wrong[0].step} with {wrong[0].samples} samples "
+                f"and {wrong[0].tokens} tokens, planned {samples} and {tokens}"
+            )
+        if not steps:
+            faults.append(f"rank {rank}: no step")
+    return faults, f"{samples} samples and {tokens} tokens in every step of {len(evidence.ranks)} ranks"
+
+
+def data(evidence: Evidence) -> Finding:
+    data = evidence.cell.job.data
+    due: dict[str, object] = {"data_sha256": data.sha256, "data_num_tokens": data.num_tokens}
+    faults = []
+    for rank in evidence.ranks:
+        faults += _differences(rank, "ready", evidence.ready(rank), due)
+    return (
+        faults,
+        f"SHA-256 {short_digest(data.sha256)} and {data.num_tokens} tokens on {len(evidence.ranks)} ranks",
+    )
+
+
+def wall_clock(evidence: Evidence) -> Finding:
+    faults: list[str] = []
+    longest_s = 0.0
+    for node in evidence.nodes:
+        status = evidence.status(node)
+        if status is None:
+            faults.append(f"node {node}: {evidence.no_status(node)}")
+        elif abs(status.ended_s - status.started_s - status.wall_s) > WALL_TOLERANCE_S:
+            faults.append(
+                f"node {node}: wall_s {status.wall_s:.6g} is not ended_s − started_s, "
+                f"{status.ended_s - status.started_s:.6g}"
+            )
+    host_wall_s = evidence.host.launcher_wall_s
+    for rank in evidence.ranks:
+        total_s = sum(step.duration_s for step in evidence.steps(rank))
+        longest_s = max(longest_s, total_s)
+        status = evidence.status(evidence.node_of(rank))
+        if status is not None and not total_s <= status.wall_s:
+            faults.append(f"rank {rank}: {total_s:.6g} s of steps in {status.wall_s:.6g} s of its launcher")
+        if host_wall_s is not None and not total_s <= host_wall_s:
+            faults.append(f"rank {rank}: {total_s:.6g} s of steps in {host_wall_s:.6g} s seen by the host")
+    walls_s = [status.wall_s for node in evidence.nodes if (status := evidence.status(node))]
+    return faults, (
+        f"{longest_s:.6g} s of steps at most in {min(walls_s, default=math.nan):.6g} s of the launcher"
+        + ("" if host_wall_s is None else f", {host_wall_s:.6g} s seen by the host")
+    )
+
+
+def mfu_possible(evidence: Evidence) -> Finding:
+    peak = evidence.cell.peak
+    if peak.tflops is None:
+        return [], f"no {peak.dtype} peak is known: {peak.reason or 'no reason was recorded'}"
+    summary = summarize(evidence.cell, evidence.logs)
+    faults: list[str] = []
+    seen: list[str] = []
+    for name in ("mfu_published", "mfu_palm"):
+        metric = summary[name]
+        if metric.value is None:
+            faults.append(f"{name}: {metric.reason}")
+        else:
+            text = f"{name} {metric.value:.2%} of {peak.tflops:g} TFLOPS"
+            (seen if 0 < metric.value <= 1 else faults).append(text)
+    return faults, ", ".join(seen)
+
+
+def _differences(rank: int, event: str, record: Hello | Ready | None, due: Mapping[str, object]) -> list[str]:
+    if record is None:
+        return [f"rank {rank}: no {event} record"]
+    return [
+        f"rank {rank}: {event} says {key} {visible(str(getattr(record, key)), limit=80)}, planned {planned}"
+        for key, planned in due.items()
+        if getattr(record, key) != planned
+    ]

@@ -1,0 +1,77 @@
+"""A stored run, recomputed from its raw files and compared. It never replaces what was stored."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.derive import derive, render
+from orchestrator.errors import Exit
+from orchestrator.load import read_stored
+from orchestrator.parse import PARSER_VERSION
+from orchestrator.plan import Plan
+from orchestrator.results import write_atomic
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.results import RunFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """`same` is byte for byte; otherwise `written` holds the new result and `message` what moved."""
+
+    same: bool
+    written: Path | None
+    message: str
+
+    @property
+    def exit_code(self) -> int:
+        return Exit.OK if self.same else Exit.CELL
+
+
+def reparse(folder: RunFolder) -> Outcome:
+    """Raises ConfigError when the plan or host.json of the run cannot be read."""
+    plan = read_stored(folder.plan, Plan)
+    now = render(derive(folder, plan))
+    before = folder.result.read_bytes() if folder.result.is_file() else b""
+    if now == before:
+        return Outcome(
+            same=True, written=None, message=f"{folder.run_id}: the stored result is reproduced byte for byte"
+        )
+    target = folder.reparsed(PARSER_VERSION)
+    write_atomic(target, now)
+    moved = "\n".join(f"  {line}" for line in differences(_document(before), json.loads(now))) or "  its text only"
+    return Outcome(
+        same=False,
+        written=target,
+        message=f"{folder.run_id}: today's result differs from the stored one, which stays as it is\n{moved}\nwritten: {target}",
+    )
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What moved, a line each: verdicts with their first reason, then metrics."""
+    old_cells = {cell["cell_id"]: cell for cell in before.get("cells", [])}
+    lines = []
+    for cell in now["cells"]:
+        old = old_cells.get(cell["cell_id"], {"verdict": "nothing", "metrics": []})
+        if old["verdict"] != cell["verdict"]:
+            why = f": {cell['reasons'][0]}" if cell["reasons"] else ""
+            lines.append(f"{cell['cell_id']}: {old['verdict']} → {cell['verdict']}{why}")
+        values = {metric["name"]: metric["value"] for metric in old["metrics"]}
+        for metric in cell["metrics"]:
+            was = values.get(metric["name"])
+            if was != metric["value"]:
+                lines.append(f"{cell['cell_id']}: {metric['name']} {was} → {metric['value']}")
+    return lines
+
+
+def _document(stored: bytes) -> dict[str, Any]:
+    """The stored result, or an empty one where there is none that can be read."""
+    try:
+        document = json.loads(stored)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}

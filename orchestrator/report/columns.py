@@ -1,0 +1,168 @@
+"""The columns of the published tables, by name: what each shows of one cell, and the note it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.messages import Language, nodes_text, say
+from orchestrator.report.numbers import gib, per_cent, significant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+#: Not applicable, or not measured by choice.
+NOT_APPLICABLE = "/"
+#: Not proven or not known; always with a note that says why.
+NO_NUMBER = "–"
+MEASURED = "MEASURED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableCell:
+    """`notes` are numbers of the report's notes, from 1."""
+
+    text: str
+    notes: tuple[int, ...] = ()
+
+
+class Notes:
+    """The notes under the table, each once, numbered in the order in which they were first needed."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(self._numbers)
+
+    def number(self, text: str) -> int:
+        return self._numbers.setdefault(text, len(self._numbers) + 1)
+
+
+def table_cell(name: str, cell: Mapping[str, Any], notes: Notes, language: Language) -> TableCell:
+    """What `cell` shows in the column `name`; a column that its case does not have is not applicable."""
+    if name not in cell["columns"] and name != "config":
+        return TableCell(text=NOT_APPLICABLE)
+    return COLUMNS[name](cell, notes, language)
+
+
+def _config(cell: Mapping[str, Any], notes: Notes, language: Language) -> TableCell:
+    """Published wording: A800单机8卡（1x8）（pretrain）. A proxy is named as one in every row."""
+    num_nodes, per_node = cell["num_nodes"], cell["devices_per_node"]
+    text = say(
+        "config",
+        language,
+        device=cell["device_display"],
+        nodes=nodes_text(num_nodes, language),
+        s="" if num_nodes == 1 else "s",
+        devices=num_nodes * per_node,
+        per_node=per_node,
+        scale=f"{num_nodes}x{per_node}",
+    )
+    if cell["stage"] is not None:
+        text += say("config.stage", language, stage=cell["stage"])
+    if cell["proxy"] is None:
+        return TableCell(text=text)
+    proxy = cell["proxy"]
+    note = notes.number(say("note.proxy", language, of=proxy["of"], why=proxy["why"]))
+    return TableCell(text=text + say("config.proxy", language), notes=(note,))
+
+
+def _precision(cell: Mapping[str, Any], _notes: Notes, _language: Language) -> TableCell:
+    return TableCell(text=cell["precision"]["label"])
+
+
+def _parallel(cell: Mapping[str, Any], _notes: Notes, _language: Language) -> TableCell:
+    return TableCell(text=cell["parallel"]["label"])
+
+
+def _fix_hp(cell: Mapping[str, Any], _notes: Notes, _language: Language) -> TableCell:
+    return TableCell(text=cell["fix_hp"] or NOT_APPLICABLE)
+
+
+def _speed(cell: Mapping[str, Any], notes: Notes, language: Language) -> TableCell:
+    name = "tokens_per_second_per_device"
+    value = cell["metrics"][name]["value"]
+    return _no_number(cell, name, name, notes, language) or TableCell(text=significant(value))
+
+
+def _loss(cell: Mapping[str, Any], notes: Notes, language: Language) -> TableCell:
+    value = cell["metrics"]["loss"]["value"]
+    return _no_number(cell, "loss", "loss", notes, language) or TableCell(text=significant(value))
+
+
+def _mem(cell: Mapping[str, Any], notes: Notes, language: Language) -> TableCell:
+    """Used / capacity in GiB. On a CPU this is the ranks' memory of the node's, and marked so."""
+    used, capacity = "memory_used_bytes", "memory_capacity_bytes"
+    missing = _no_number(cell, used, "mem", notes, language)
+    if missing:
+        return missing
+    text, marks = gib(cell["metrics"][used]["value"]), []
+    if cell["device_type"] == "cpu":
+        marks.append(notes.number(say("note.mem_cpu", language)))
+    unknown = _no_number(cell, capacity, "mem", notes, language)
+    if unknown:
+        return TableCell(text=f"{text}/{NO_NUMBER}", notes=(*marks, *unknown.notes))
+    return TableCell(text=f"{text}/{gib(cell['metrics'][capacity]['value'])}", notes=tuple(marks))
+
+
+def _acc_mmmu(cell: Mapping[str, Any], notes: Notes, language: Language) -> TableCell:
+    """Only a case that answers questions has this metric; for the others it is not applicable."""
+    if "acc_mmmu" not in cell["metrics"]:
+        return TableCell(text=NOT_APPLICABLE)
+    value = cell["metrics"]["acc_mmmu"]["value"]
+    return _no_number(cell, "acc_mmmu", "acc_mmmu", notes, language) or TableCell(
+        text=per_cent(value, digits=1)
+    )
+
+
+def _mfu(cell: Mapping[str, Any], notes: Notes, language: Language) -> TableCell:
+    """The published rule fills the column; its note has formula, N, peak and source, and PaLM's figure
+    beside.
+    """
+    missing = _no_number(cell, "mfu_published", "mfu", notes, language)
+    if missing:
+        return missing
+    palm, peak, flops = cell["metrics"]["mfu_palm"], cell["peak"], cell["flops"]
+    note = say(
+        "note.mfu",
+        language,
+        speed=significant(cell["metrics"]["tokens_per_second_per_device"]["value"]),
+        multiplier=flops["multiplier"],
+        parameters=significant(flops["parameters"], digits=4, whole_from=None),
+        peak=f"{peak['tflops']:g}",
+        dtype=peak["dtype"],
+        source=peak["source"] or say("unknown", language),
+        palm=f"{NO_NUMBER} ({palm['reason']})" if palm["value"] is None else per_cent(palm["value"]),
+    )
+    return TableCell(text=per_cent(cell["metrics"]["mfu_published"]["value"]), notes=(notes.number(note),))
+
+
+def _no_number(
+    cell: Mapping[str, Any], metric: str, column: str, notes: Notes, language: Language
+) -> TableCell | None:
+    """`–` and why, for a cell that is not proven or a metric without a value; None when there is a number."""
+    if cell["verdict"] != MEASURED:
+        reason = cell["reasons"][0] if cell["reasons"] else say("unknown", language)
+        text = say("note.unproven", language, verdict=cell["verdict"], reason=reason)
+    elif cell["metrics"][metric]["value"] is None:
+        heading = say(f"column.{column}", language)
+        text = say("note.no_value", language, column=heading, reason=cell["metrics"][metric]["reason"])
+    else:
+        return None
+    return TableCell(text=NO_NUMBER, notes=(notes.number(text),))
+
+
+#: Our names of the columns (as in case.yaml) in the published order.
+COLUMNS: dict[str, Callable[[Mapping[str, Any], Notes, Language], TableCell]] = {
+    "config": _config,
+    "precision": _precision,
+    "parallel": _parallel,
+    "fix_hp": _fix_hp,
+    "tokens_per_second_per_device": _speed,
+    "loss": _loss,
+    "mem": _mem,
+    "acc_mmmu": _acc_mmmu,
+    "mfu": _mfu,
+}
