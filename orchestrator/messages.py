@@ -28,7 +28,6 @@ MESSAGES: dict[str, Message] = {
     "column.mem": Message("mem", "mem"),
     "column.acc_mmmu": Message("acc(MMMU)", "acc(MMMU)"),
     "column.mfu": Message("MFU", "MFU"),
-    "column.verdict": Message("结论", "Verdict"),
     # 配置: the node count in words, the devices of all nodes together, the scale.
     "config": Message(
         "{device}{nodes}{devices}卡（{scale}）", "{device} {nodes} node{s} × {per_node} devices ({scale})"
@@ -57,6 +56,7 @@ MESSAGES: dict[str, Message] = {
     "title": Message("训练测试报告", "Training benchmark report"),
     "section.table": Message("性能指标", "Performance"),
     "section.run": Message("运行信息", "Run"),
+    "section.facts": Message("明细", "Details"),
     "section.proofs": Message("证明", "Proofs"),
     "section.reasons": Message("原因", "Reasons"),
     "section.traceback": Message("rank {rank} 的回溯", "Traceback of rank {rank}"),
@@ -70,7 +70,6 @@ MESSAGES: dict[str, Message] = {
     "fact.version": Message("nx8 版本", "nx8 version"),
     "fact.exit_code": Message("退出码", "exit code"),
     "fact.overhead": Message("编排开销", "orchestration overhead"),
-    "fact.verdict": Message("结论", "verdict"),
     "fact.config_hash": Message("配置哈希", "config hash"),
     "fact.seed": Message("随机种子", "seed"),
     "fact.engine": Message("引擎", "engine"),

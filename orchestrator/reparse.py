@@ -56,15 +56,14 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     old_cells = {cell["cell_id"]: cell for cell in before.get("cells", [])}
     lines = []
     for cell in now["cells"]:
-        old = old_cells.get(cell["cell_id"], {"verdict": "nothing", "metrics": []})
+        old = old_cells.get(cell["cell_id"], {"verdict": "nothing", "metrics": {}})
         if old["verdict"] != cell["verdict"]:
             why = f": {cell['reasons'][0]}" if cell["reasons"] else ""
             lines.append(f"{cell['cell_id']}: {old['verdict']} → {cell['verdict']}{why}")
-        values = {metric["name"]: metric["value"] for metric in old["metrics"]}
-        for metric in cell["metrics"]:
-            was = values.get(metric["name"])
+        for name, metric in cell["metrics"].items():
+            was = old["metrics"].get(name, {}).get("value")
             if was != metric["value"]:
-                lines.append(f"{cell['cell_id']}: {metric['name']} {was} → {metric['value']}")
+                lines.append(f"{cell['cell_id']}: {name} {was} → {metric['value']}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Makes cells, plans and the files of a run that are true to docs/contract.md, to be read or forged by tests."""
+"""Makes cells, plans and files of a run that are true to docs/contract.md, to be read or forged by tests."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The readers take any bytes: what is true is read, what is not is counted with its reason, nothing raises."""
+"""The readers take any bytes: what is true is read, what is not is counted with its reason."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from typing import Any
 
@@ -25,7 +26,7 @@ MANY = settings(max_examples=2000, deadline=None)
 def fed(data: bytes, cuts: list[int], rank: int = 0) -> RankLog:
     reader = EventReader(rank)
     places = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in itertools.pairwise(places):
         reader.feed(data[start:end])
     return reader.finish()
 

@@ -24,6 +24,7 @@ pytestmark = pytest.mark.trainer
 
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 150.0
+HEADING = "| 配置 | fix_hp | token/p/s | loss | mem | MFU |"
 #: A smaller proxy than the shipped one: the tests here are about ends, not about learning.
 SMALL = ((r"num_layers: 5", "num_layers: 2"), (r"warmup_steps: 10", "warmup_steps: 2"), (r"measured_steps: 60", "measured_steps: 6"))
 
@@ -46,6 +47,11 @@ class Done:
     @property
     def rank_dirs(self) -> list[Path]:
         return sorted(self.folder.glob("cells/*/node0/rank*"))
+
+
+def squeezed(text: str) -> str:
+    """Without the padding that aligns columns."""
+    return re.sub(" +", " ", text)
 
 
 def small(home: Path) -> Path:
@@ -131,7 +137,8 @@ def assert_no_number(cell: dict[str, Any], verdict: str, reason: str) -> None:
     """Not MEASURED, says why, and carries no number anywhere."""
     assert cell["verdict"] == verdict, cell
     assert any(re.search(reason, one) for one in cell["reasons"]), cell["reasons"]
-    assert all(metric["value"] is None and metric["reason"] for metric in cell["metrics"])
+    assert all(metric["value"] is None and metric["reason"] for metric in cell["metrics"].values())
+
 
 
 def patch_trainer(home: Path, code: str) -> None:
@@ -176,19 +183,19 @@ def test_the_default_job_is_measured_proven_and_learns(tmp_path: Path, home: Pat
     assert cell["verdict"] == "MEASURED"
     assert cell["proxy"]
     assert all(proof["held"] for proof in cell["proofs"])
-    metrics = {metric["name"]: metric for metric in cell["metrics"]}
+    metrics = cell["metrics"]
     speed = metrics["tokens_per_second_per_device"]
     assert speed["value"] > 0
-    assert speed["n"] >= 30
+    assert speed["details"]["n"] >= 30
     steps = [record for record in records(home, 0) if record["event"] == "step"][10:]
     fifth = len(steps) // 5
     first, last = ([one["loss"] for one in part] for part in (steps[:fifth], steps[-fifth:]))
     assert sum(last) <= 0.9 * sum(first)
     assert metrics["mfu_published"]["value"] is None
     assert "peak" in metrics["mfu_published"]["reason"]
-    assert metrics["mem"]["value"] < 4 * 2**30 if metrics["mem"]["unit"] == "bytes" else metrics["mem"]["value"] < 4
+    assert metrics["memory_used_bytes"]["value"] <= 4 * 2**30
     assert "（proxy）" in done.stdout
-    assert "| 配置 |" in done.stdout
+    assert HEADING in squeezed(done.stdout)
     assert done.stdout.rstrip().endswith(str(done.folder))
     assert {"start", "plan", "train", "report"} <= {phase["name"] for phase in done.result["phases"]}
     assert done.folder.stat().st_mode & 0o777 == 0o700
@@ -215,7 +222,7 @@ def test_two_runs_of_the_same_plan_train_the_same_losses(good: tuple[Path, Done]
 
 
 @pytest.mark.parametrize(("form", "lang", "text"), [
-    ("md", "zh", "| 配置 | fix_hp | token/p/s | loss | mem | MFU |"),
+    ("md", "zh", HEADING),
     ("md", "en", "proxy"),
     ("csv", "zh", "token/p/s"),
     ("json", "en", '"verdict": "MEASURED"'),
@@ -225,7 +232,7 @@ def test_a_stored_run_is_reported_in_every_form(good: tuple[Path, Done], form: s
     argv = (sys.executable, "-m", "orchestrator", "--home", str(home), "report", done.folder.name, "--format", form, "--lang", lang)
     shown = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S)
     assert shown.returncode == 0, shown.stderr
-    assert text in shown.stdout
+    assert text in squeezed(shown.stdout)
 
 
 def test_a_rank_killed_at_step_3_ends_the_run_and_is_named(home: Path) -> None:
@@ -253,7 +260,7 @@ def test_a_rank_that_leaves_early_with_exit_0_is_the_cause(home: Path) -> None:
     patch_trainer(small(home), ON_STEP.format(action="os._exit(0)"))
     done = run(home)
     assert done.code == 4
-    assert_no_number(done.cell, "FAILED", "rank 1.*without an end record")
+    assert_no_number(done.cell, "FAILED", "rank 1 exited with code 0 before its end record")
     assert "rank 1" in done.cell["reasons"][0]
 
 
@@ -298,7 +305,7 @@ def test_a_signal_stops_the_ranks_keeps_what_was_logged_and_exits_with_its_code(
 
 def test_the_time_limit_exits_124_with_what_was_logged(home: Path) -> None:
     small(home)
-    done = run(home, "--steps", "2000", "--time-limit", "12")
+    done = run(home, "--steps", "900", "--time-limit", "12")
     assert done.code == 124
     assert_no_number(done.cell, "FAILED", "time limit of 12 s")
 
@@ -343,7 +350,7 @@ def test_a_program_that_only_prints_look_alike_lines_measures_nothing(stored: tu
     forged = run(home)
     assert forged.code == 4
     assert forged.cell["verdict"] in {"FAILED", "INVALID"}
-    assert_no_number(forged.cell, forged.cell["verdict"], "rank 0")
+    assert_no_number(forged.cell, forged.cell["verdict"], "no record at all: ranks 0, 1")
 
 
 def test_a_look_alike_line_on_stdout_of_a_good_run_changes_nothing(home: Path) -> None:

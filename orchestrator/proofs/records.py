@@ -51,7 +51,10 @@ def nonce(evidence: Evidence) -> Finding:
             faults.append(f"node {node}: {evidence.no_status(node)}")
         elif status.nonce != own:
             faults.append(f"status of node {node}: {visible(status.nonce, limit=40)} instead of {own}")
-    return faults, f"{own} in every record of {len(evidence.ranks)} ranks and {len(evidence.nodes)} statuses"
+    return (
+        faults,
+        f"{own} in every record (ranks: {len(evidence.ranks)}) and status (nodes: {len(evidence.nodes)})",
+    )
 
 
 def end_records(evidence: Evidence) -> Finding:

@@ -10,7 +10,7 @@ MAX_CHARS = 2000
 #: Characters that Markdown or HTML could take for markup wherever they stand. `_` only does at the edge of a
 #: word.
 _MARKUP = re.compile(r"[\\`*\[\]|~#!$]|(?<![^\W_])_|_(?![^\W_])")
-_LINE_START = re.compile(r"^(?:([+=-])|(\d+)([.)]))")
+_LINE_START = re.compile(r"^(?:([+=-])(?=[\s+=-]|$)|(\d+)([.)])(?=\s|$))")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 #: What makes a spreadsheet take a field for a formula, their full-width forms included.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")

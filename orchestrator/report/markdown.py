@@ -60,6 +60,8 @@ def _section(section: Section, language: Language) -> str:
     if section.traceback is not None:
         blocks.append(f"### {say('section.traceback', language, rank=section.cause_rank)}")
         blocks.append(fenced(section.traceback))
+    # A heading between them: two lists in a row would read as one.
+    blocks.append(f"### {say('section.facts', language)}")
     blocks.append(_facts(section.facts))
     held = sum(held for _, held, _ in section.proofs)
     blocks.append(f"### {say('section.proofs', language)} ({held}/{len(section.proofs)})")
