@@ -1,4 +1,6 @@
-"""cases/<case>/ → Case, DeviceConfig: what is trained, the same for every vendor, and what one device may change."""
+"""cases/<case>/ → Case, DeviceConfig: what is trained, the same for every vendor, and what one device may
+change.
+"""
 
 from __future__ import annotations
 
@@ -157,7 +159,9 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxy:
-    """The small stand-in that runs where the full model cannot: on a CPU and in rehearsals. Sizes, steps and data, whole sections."""
+    """The small stand-in that runs where the full model cannot: on a CPU and in rehearsals. Sizes, steps
+    and data, whole sections.
+    """
 
     why: Line
     model: Model
@@ -199,7 +203,9 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceConfig:
-    """cases/<case>/configs/<device>x<nodes>x<devices>.yaml: the deviations of one device, each with its reason in `why`."""
+    """cases/<case>/configs/<device>x<nodes>x<devices>.yaml: the deviations of one device, each with its
+    reason in `why`.
+    """
 
     schema: Literal[1]
     sequence_length: PositiveInt | None = None

@@ -21,8 +21,8 @@ class Node:
 class Cluster:
     """The nodes of one site and what is common to them.
 
-    `devices_per_node` is the number of ranks started on each node; `data_dir` holds prepared token files, relative to
-    the home folder on the local transport.
+    `devices_per_node` is the number of ranks started on each node; `data_dir` holds prepared token files,
+    relative to the home folder on the local transport.
     """
 
     schema: Literal[1]

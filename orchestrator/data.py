@@ -1,7 +1,8 @@
 """Text → token file with its manifest, and the check that the two still belong together.
 
-`<name>.tokens` holds little-endian integers, nothing else; `<name>.manifest.json` beside it says what they are and where they are
-from. The same inputs give the same bytes on every machine: files in sorted order, no clock and no path of this machine inside.
+`<name>.tokens` holds little-endian integers, nothing else; `<name>.manifest.json` beside it says what they
+are and where they are from. The same inputs give the same bytes on every machine: files in sorted order, no
+clock and no path of this machine inside.
 """
 
 from __future__ import annotations
@@ -78,12 +79,14 @@ class Bytes:
     sha256: str | None = None
     vocab_size: int = 256
 
-    def encode(self, text: bytes) -> bytes:
+    def encode(self, text: bytes) -> bytes | list[int]:
         return text
 
 
 class SentencePiece:
-    """A sentencepiece model file; each document starts with the model's own BOS, as LlamaTokenizer does by default."""
+    """A sentencepiece model file; each document starts with the model's own BOS, as LlamaTokenizer does by
+    default.
+    """
 
     def __init__(self, path: Path) -> None:
         from sentencepiece import SentencePieceProcessor
@@ -91,10 +94,11 @@ class SentencePiece:
         content = path.read_bytes()
         self._model = SentencePieceProcessor(model_proto=content)
         self._bos = [self._model.bos_id()] if self._model.bos_id() >= 0 else []
-        self.name, self.sha256 = "sentencepiece", hashlib.sha256(content).hexdigest()
+        self.name: str = "sentencepiece"
+        self.sha256: str | None = hashlib.sha256(content).hexdigest()
         self.vocab_size = int(self._model.vocab_size())
 
-    def encode(self, text: bytes) -> list[int]:
+    def encode(self, text: bytes) -> bytes | list[int]:
         return self._bos + list(self._model.encode(text.decode("utf-8", "replace")))
 
 
@@ -106,11 +110,12 @@ class HuggingFace:
 
         content = path.read_bytes()
         self._model = Fast.from_str(content.decode("utf-8"))
-        self.name, self.sha256 = "tokenizer.json", hashlib.sha256(content).hexdigest()
+        self.name: str = "tokenizer.json"
+        self.sha256: str | None = hashlib.sha256(content).hexdigest()
         # Ids may have gaps, so the largest one decides, not their number.
         self.vocab_size = 1 + max(self._model.get_vocab(with_added_tokens=True).values(), default=0)
 
-    def encode(self, text: bytes) -> list[int]:
+    def encode(self, text: bytes) -> bytes | list[int]:
         return list(self._model.encode(text.decode("utf-8", "replace")).ids)
 
 
@@ -119,7 +124,11 @@ def tokenizer(name: str) -> Tokenizer:
     if name == "bytes":
         return Bytes()
     path = Path(name)
-    maker = {".model": SentencePiece, ".json": HuggingFace}.get(path.suffix)
+    makers: dict[str, type[SentencePiece] | type[HuggingFace]] = {
+        ".model": SentencePiece,
+        ".json": HuggingFace,
+    }
+    maker = makers.get(path.suffix)
     if maker is None or not path.is_file():
         raise ConfigError(
             Problem(
@@ -149,7 +158,9 @@ def tokenizer(name: str) -> Tokenizer:
 
 
 def documents(source: Path, *, field: str) -> Iterator[tuple[Input, Iterator[bytes]]]:
-    """The inputs under `source` in sorted order, each with its texts; a `.jsonl` has one a line, under `field`."""
+    """The inputs under `source` in sorted order, each with its texts; a `.jsonl` has one a line, under
+    `field`.
+    """
     files = _text_files(source)
     if not files:
         raise ConfigError(
@@ -197,7 +208,9 @@ def _json_lines(path: Path, content: bytes, field: str) -> Iterator[bytes]:
 
 
 def builtin_documents(name: str) -> Iterator[tuple[Input, Iterator[bytes]]]:
-    """A text that is on every machine. `python-library`: the documentation topics, then the sources of Python's own library."""
+    """A text that is on every machine. `python-library`: the documentation topics, then the sources of
+    Python's own library.
+    """
     if name != "python-library":
         raise ValueError(f"unknown builtin text {name!r}")
     root = Path(sysconfig.get_path("stdlib"))
@@ -297,7 +310,9 @@ def manifest_file(folder: Path, name: str) -> Path:
 
 
 def store(prepared: Prepared, folder: Path) -> Path:
-    """Writes both files, the manifest last: a token file without one was never finished. Returns the token file's path."""
+    """Writes both files, the manifest last: a token file without one was never finished. Returns the token
+    file's path.
+    """
     from orchestrator.results import write_atomic
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -331,8 +346,8 @@ def verify(folder: Path, name: str, *, how: str | None = None) -> Manifest:
             Problem(
                 code="E715",
                 file=str(tokens),
-                message=f"not the data of its manifest: sha256 is {seen}, the manifest says {manifest.sha256}",
-                help=f"the file was changed or cut after it was made; remove it and {listing.name}, and prepare it again",
+                message=f"not the data of its manifest: its sha256 is {seen}, not {manifest.sha256}",
+                help=f"changed or cut after it was made: remove it and {listing.name}, prepare it again",
             )
         )
     return manifest

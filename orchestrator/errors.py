@@ -9,17 +9,21 @@
      ├─ TimeLimitError   124   the run's own time limit was used up
      └─ Stopped      128 + n   signal n: 129 SIGHUP, 130 SIGINT, 143 SIGTERM
 
-0 is a run whose every planned cell is MEASURED, 1 a gate that failed, 7 a time budget used with a partial report, 70 a bug of
-ours (with its traceback). Codes of messages: E1xx configuration, E2xx nodes and docker, E3xx preflight and images, E4xx devices,
-E5xx training, E6xx parsing, E7xx storage, E8xx reports. docs/exit-codes.md lists both for users.
+0 is a run whose every planned cell is MEASURED, 1 a gate that failed, 7 a time budget used with a partial
+report, 70 a bug of ours (with its traceback). Codes of messages: E1xx configuration, E2xx nodes and docker,
+E3xx preflight and images, E4xx devices, E5xx training, E6xx parsing, E7xx storage, E8xx reports.
+docs/exit-codes.md lists both for users.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Exit(IntEnum):
@@ -43,7 +47,9 @@ WORST_FIRST = (70, 130, 143, 129, 124, 2, 6, 3, 5, 7, 4, 1, 0)
 
 
 def worst(codes: Iterable[int]) -> int:
-    """The exit code of a run whose parts ended with `codes`; 0 for none. An unlisted code is a bug and reads as 70."""
+    """The exit code of a run whose parts ended with `codes`; 0 for none. An unlisted code is a bug and
+    reads as 70.
+    """
     return min((code if code in WORST_FIRST else 70 for code in codes), key=WORST_FIRST.index, default=0)
 
 

@@ -1,4 +1,4 @@
-"""What the host is, and which source made the run: read, never changed. A fact that cannot be read is null."""
+"""What the host is, and which source made the run: read, never changed. What cannot be read is null."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def source(home: Path) -> Source:
 
 
 def process_age_s() -> float:
-    """Seconds since this process was started, the interpreter's own start included; 0.0 where /proc does not say."""
+    """Seconds since this process was started, the interpreter's own start included; 0.0 where /proc does
+    not say.
+    """
     try:
         started_ticks = int(Path("/proc/self/stat").read_text("ascii").rpartition(")")[2].split()[19])
         uptime_s = float(Path("/proc/uptime").read_text("ascii").split()[0])

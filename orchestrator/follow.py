@@ -1,4 +1,6 @@
-"""Watches a cell until it has ended, hangs, is out of time or is asked to stop. Verdicts are made later, from the files."""
+"""Watches a cell until it has ended, hangs, is out of time or is asked to stop. Verdicts are made later,
+from the files.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ TICK_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """What can be shown of a running cell. `tokens_per_second_per_device` is of the last step, for the eye only."""
+    """What can be shown of a running cell. `tokens_per_second_per_device` is of the last step, for the eye
+    only.
+    """
 
     step: int
     total: int
@@ -64,7 +68,9 @@ class Stopped(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Pace:
-    """Decides from the times of steps whether a cell still moves. Pure: the clock's readings are arguments, in seconds."""
+    """Decides from the times of steps whether a cell still moves. Pure: the clock's readings are arguments,
+    in seconds.
+    """
 
     started_s: float
     startup_limit_s: float

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from orchestrator.plan import Launch
 
-#: What the launcher itself needs at most to end its ranks (its own grace, then SIGKILL) before we end its whole session.
+#: What the launcher itself needs at most to end its ranks (its own grace, then SIGKILL) before we end its
+#: whole session.
 STOP_LIMIT_S = 20.0
 #: Set by whoever started us inside another job; a rank must not find its place in that one.
 FOREIGN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -97,7 +98,10 @@ def launched(launch: Launch, *, working_directory: Path) -> Iterator[Launcher]:
             )
         except OSError as error:
             raise PreflightError(
-                Problem(code="E301", message=f"{launch.node}: {launch.argv[0]} cannot be started: {error.strerror}")
+                Problem(
+                    code="E301",
+                    message=f"{launch.node}: {launch.argv[0]} cannot be started: {error.strerror}",
+                )
             ) from error
     launcher = Launcher(process)
     try:

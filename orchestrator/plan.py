@@ -1,4 +1,6 @@
-"""Plan: everything one run will do, as one frozen value. planner.py makes it, `nx8 plan` prints it, `nx8 run` executes it."""
+"""Plan: everything one run will do, as one frozen value. planner.py makes it, `nx8 plan` prints it, `nx8
+run` executes it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ class Steps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
-    """global_batch_size = micro_batch_size × data_parallel_size × gradient_accumulation_steps, in sequences."""
+    """global_batch_size = micro_batch_size × data_parallel_size × gradient_accumulation_steps, in
+    sequences.
+    """
 
     sequence_length: int
     micro_batch_size: int
@@ -34,8 +38,8 @@ class BatchPlan:
         product = self.micro_batch_size * self.data_parallel_size * self.gradient_accumulation_steps
         if self.global_batch_size != product:
             raise ValueError(
-                f"global_batch_size {self.global_batch_size} != LBS {self.micro_batch_size} × DP {self.data_parallel_size}"
-                f" × GAS {self.gradient_accumulation_steps} = {product}"
+                f"global_batch_size {self.global_batch_size} != LBS {self.micro_batch_size}"
+                f" × DP {self.data_parallel_size} × GAS {self.gradient_accumulation_steps} = {product}"
             )
 
 
@@ -130,7 +134,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """One launcher on one node: exactly this argv with exactly these variables set over the inherited environment."""
+    """One launcher on one node: exactly this argv with exactly these variables set over the inherited
+    environment.
+    """
 
     node: str
     node_rank: int

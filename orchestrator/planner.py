@@ -1,10 +1,13 @@
-"""Cluster × Vendor × Case → Plan: ranks, batch arithmetic, argv, environment and job.json, complete before anything starts. Pure."""
+"""Cluster × Vendor × Case → Plan: ranks, batch arithmetic, argv, environment and job.json, complete before
+anything starts. Pure.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.cases import DeviceConfig
@@ -32,7 +35,6 @@ from orchestrator.plan import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from orchestrator.cases import Batch, Case, Data, Model
     from orchestrator.data import Manifest
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 class Options:
     """What a person may say on the command line; null leaves the files' own word."""
 
-    changes: DeviceConfig = DeviceConfig(schema=1)
+    changes: DeviceConfig = field(default_factory=lambda: DeviceConfig(schema=1))
     measured_steps: int | None = None
     startup_limit_s: float | None = None
     stall_limit_s: float | None = None
@@ -149,12 +151,14 @@ def _cell(
         ),
         config_hash=_config_hash(job),
         job=job,
-        launches=_launches(selection, identity, place, job),
+        launches=_launches(selection, place, job),
     )
 
 
 def _base(case: Case, *, proxy: bool) -> Case:
-    """The case as it stands before any device changes it: itself, or with its proxy's sections in their places."""
+    """The case as it stands before any device changes it: itself, or with its proxy's sections in their
+    places.
+    """
     if not proxy:
         return case
     small = case.proxy
@@ -171,7 +175,9 @@ def _base(case: Case, *, proxy: bool) -> Case:
 
 
 def _changes(chosen: Chosen, options: Options, *, proxy: bool) -> dict[str, Any]:
-    """What the device's config and the command line change; a proxy keeps its own sizes whatever the device's config says."""
+    """What the device's config and the command line change; a proxy keeps its own sizes whatever the
+    device's config says.
+    """
     sizes = {"sequence_length", "micro_batch_size"} if proxy else set()
     return {
         **{key: value for key, value in chosen.config.changes().items() if key not in sizes},
@@ -240,8 +246,8 @@ def _batch(batch: Batch, world_size: int) -> BatchPlan:
     )
 
 
-#: (engine, label of the table) → (compute dtype, mechanism). In DeepSpeed "amp" is float16 with its loss scaler, as the published
-#: S4000 rows were taken; DDP's is torch's autocast to bfloat16.
+#: (engine, label of the table) → (compute dtype, mechanism). In DeepSpeed "amp" is float16 with its loss
+#: scaler, as the published S4000 rows were taken; DDP's is torch's autocast to bfloat16.
 PRECISIONS: dict[
     tuple[str, str], tuple[Literal["fp32", "bf16", "fp16"], Literal["none", "engine", "autocast"]]
 ] = {
@@ -268,7 +274,8 @@ def _refused(name: str, case: Case, vendor: Vendor, precision: PrecisionPlan) ->
     return [
         Problem(
             code="E120",
-            message=f"{name}: {vendor.display_name} cannot run {case.engine} in {precision.compute_dtype}: {refusal.reason}",
+            message=f"{name}: {vendor.display_name} cannot run {case.engine} in {precision.compute_dtype}: "
+            f"{refusal.reason}",
             help="choose another precision: --set precision=…   (or in the device's config)",
         )
     ]
@@ -280,7 +287,8 @@ def _data_problems(name: str, case: Case, manifest: Manifest) -> list[Problem]:
     return [
         Problem(
             code="E121",
-            message=f"{name}: its data {manifest.name} has tokens up to {manifest.vocab_size}, the model knows {case.model.vocab_size}",
+            message=f"{name}: its data {manifest.name} has tokens up to {manifest.vocab_size}, "
+            f"the model knows {case.model.vocab_size}",
             help="prepare the data with the tokenizer that the case names",
         )
     ]
@@ -328,7 +336,9 @@ def _flops(case: Case, *, proxy: bool) -> FlopsPlan:
 
 
 def parameters(model: Model) -> int:
-    """Trainable parameters of a llama-shaped decoder: embeddings, attention (grouped queries), SwiGLU, norms, output."""
+    """Trainable parameters of a llama-shaped decoder: embeddings, attention (grouped queries), SwiGLU,
+    norms, output.
+    """
     head = model.hidden_size // model.num_heads
     attention = 2 * model.hidden_size**2 + 2 * model.hidden_size * head * model.num_kv_heads
     layer = attention + 3 * model.hidden_size * model.ffn_hidden_size + 2 * model.hidden_size
@@ -390,7 +400,9 @@ def _zero(case: Case) -> ZeroPlan:
 
 
 def _config_hash(job: Job) -> str:
-    """SHA-256 of all that decides what is computed, without what makes this run itself: equal hash, same work."""
+    """SHA-256 of all that decides what is computed, without what makes this run itself: equal hash, same
+    work.
+    """
     content = asdict(job)
     for key in ("run_id", "nonce"):
         del content[key]
@@ -398,7 +410,7 @@ def _config_hash(job: Job) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode("utf-8")).hexdigest()
 
 
-def _launches(selection: Selection, identity: Identity, place: Place, job: Job) -> tuple[Launch, ...]:
+def _launches(selection: Selection, place: Place, job: Job) -> tuple[Launch, ...]:
     per_node, nodes = selection.cluster.devices_per_node, selection.cluster.nodes
     cell_dir = place.run_dir / "cells" / job.cell_id
     return tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.derive import derive, render
@@ -14,8 +15,6 @@ from orchestrator.plan import Plan
 from orchestrator.results import write_atomic
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from orchestrator.results import RunFolder
 
 
@@ -43,11 +42,15 @@ def reparse(folder: RunFolder) -> Outcome:
         )
     target = folder.reparsed(PARSER_VERSION)
     write_atomic(target, now)
-    moved = "\n".join(f"  {line}" for line in differences(_document(before), json.loads(now))) or "  its text only"
+    moved = (
+        "\n".join(f"  {line}" for line in differences(_document(before), json.loads(now)))
+        or "  its text only"
+    )
     return Outcome(
         same=False,
         written=target,
-        message=f"{folder.run_id}: today's result differs from the stored one, which stays as it is\n{moved}\nwritten: {target}",
+        message=f"{folder.run_id}: today's result differs from the stored one, which stays as it is\n"
+        f"{moved}\nwritten: {target}",
     )
 
 

@@ -9,7 +9,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import __version__, data, facts
@@ -26,6 +25,7 @@ from orchestrator.verdict import HostSeen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from orchestrator.plan import Cell
     from orchestrator.signals import Signals
@@ -45,7 +45,9 @@ class Request:
 
 @dataclass(slots=True)
 class Phases:
-    """Where the time went, in seconds, by stage; the first is what passed before `nx8` could look at a clock."""
+    """Where the time went, in seconds, by stage; the first is what passed before `nx8` could look at a
+    clock.
+    """
 
     seconds: dict[str, float] = field(default_factory=lambda: {"start": facts.process_age_s()})
 
@@ -58,8 +60,12 @@ class Phases:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
 
-def run(workspace: Workspace, request: Request, *, argv: tuple[str, ...], view: View, signals: Signals) -> RunFolder:
-    """Everything `nx8 run` does, from the files to the report. Raises ConfigError and PreflightError before anything starts."""
+def run(
+    workspace: Workspace, request: Request, *, argv: tuple[str, ...], view: View, signals: Signals
+) -> RunFolder:
+    """Everything `nx8 run` does, from the files to the report. Raises ConfigError and PreflightError before
+    anything starts.
+    """
     phases = Phases()
     with phases.measure("plan"):
         selection = select(workspace, cases=request.cases, vendor=request.vendor, cluster=request.cluster)
@@ -85,9 +91,12 @@ def run(workspace: Workspace, request: Request, *, argv: tuple[str, ...], view: 
 
 
 def prepared(workspace: Workspace, selection: Selection, *, write: bool) -> dict[str, data.Manifest]:
-    """The checked manifest of every case's data. A builtin text that is not there is prepared; `write` also keeps it."""
+    """The checked manifest of every case's data. A builtin text that is not there is prepared; `write` also
+    keeps it.
+    """
     folder = data_dir(workspace, selection)
-    manifests, problems = {}, []
+    manifests: dict[str, data.Manifest] = {}
+    problems: list[Problem] = []
     for wanted in {data_of(chosen.case, selection.vendor) for chosen in selection.cases}:
         try:
             if wanted.builtin is not None and not data.manifest_file(folder, wanted.name).exists():
@@ -148,7 +157,7 @@ def preflight(planned: Plan) -> None:
         raise PreflightError(
             Problem(
                 code="E302",
-                message=f"this machine's Python ({sys.executable}) cannot train: {', '.join(missing)} not installed",
+                message=f"{sys.executable} cannot train: {', '.join(missing)} not installed",
                 help="pip install 'nx8[trainer]' -c constraints.txt   (make bench does it)",
             )
         )
@@ -193,8 +202,12 @@ def trained(
 ) -> HostSeen:
     """Starts one cell, follows it to its end and stops what is left of it."""
     files = folder.cell(cell.cell_id)
-    events = {rank: files.node(one.node_rank).rank(rank).events for one in cell.launches for rank in one.ranks}
-    view.phase("train", f"{cell.cell_id}  {cell.world_size} ranks, {cell.job.steps.total} steps, {cell.job.engine}")
+    events = {
+        rank: files.node(one.node_rank).rank(rank).events for one in cell.launches for rank in one.ranks
+    }
+    view.phase(
+        "train", f"{cell.cell_id}  {cell.world_size} ranks, {cell.job.steps.total} steps, {cell.job.engine}"
+    )
     with (
         view.training(cell.cell_id),
         phases.measure("launch"),
@@ -217,15 +230,20 @@ def trained(
 
 def not_run(reason: str) -> HostSeen:
     return HostSeen(
-        started=False, not_run_reason=reason, launcher_exit=None, launcher_wall_s=None, stopped=None, detail=""
+        started=False,
+        not_run_reason=reason,
+        launcher_exit=None,
+        launcher_wall_s=None,
+        stopped=None,
+        detail="",
     )
 
 
 def reported(folder: RunFolder, planned: Plan, about: dict[str, object], phases: Phases) -> None:
     """result.json and report.md from the files just collected.
 
-    The phases belong to the result and derive() must give the same bytes again later, so host.json is written once with the time
-    that judging took, measured on a first pass.
+    The phases belong to the result and derive() must give the same bytes again later, so host.json is
+    written once with the time that judging took, measured on a first pass.
     """
     began = time.monotonic()
     draft = derive(folder, planned, {**about, **timing(phases)})

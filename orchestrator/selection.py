@@ -1,4 +1,6 @@
-"""What a person asked for → the files it means, read and checked together, every problem of every file at once."""
+"""What a person asked for → the files it means, read and checked together, every problem of every file at
+once.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,9 @@ def select(
 ) -> Selection:
     """Reads the cluster, its vendor, and the cases with their config for that device and scale.
 
-    Without `cluster`, the only cluster file of that vendor (`local` where no vendor is named either); without `cases`, every case
-    that has a config for it. Raises one ConfigError that lists all that is missing or wrong.
+    Without `cluster`, the only cluster file of that vendor (`local` where no vendor is named either);
+    without `cases`, every case that has a config for it. Raises one ConfigError that lists all that is
+    missing or wrong.
     """
     problems: list[Problem] = []
     cluster_name = cluster or _cluster_of(workspace, vendor, problems)
@@ -67,7 +70,7 @@ def select(
                 code="E110",
                 file=workspace.shown(workspace.cluster_file(cluster_name or "")),
                 message=f"device {site.device!r} is not one of vendor {vendor_name!r}",
-                help=f"{workspace.shown(workspace.vendor_file(vendor_name or ''))} lists: {', '.join(stack.devices)}",
+                help=f"its devices: {', '.join(stack.devices)}",
             )
         )
     chosen = _cases(workspace, cases, site, problems)
@@ -112,7 +115,8 @@ def _cluster_of(workspace: Workspace, vendor: str | None, problems: list[Problem
             code="E112",
             message=f"no cluster file names vendor {vendor!r}: {missing} is missing",
             help=(
-                f"copy {workspace.shown(workspace.cluster_file('example'))}, set 'vendor: {vendor}' and your nodes in it,\n"
+                f"copy {workspace.shown(workspace.cluster_file('example'))},"
+                f" set 'vendor: {vendor}' and your nodes in it,\n"
                 f"then run again with --cluster <name>   (make bench: CLUSTER=<name>)"
             ),
         )
@@ -151,7 +155,8 @@ def _cases(
             Problem(
                 code="E114",
                 message=f"no case has a config for {wanted}",
-                help=f"write {workspace.shown(workspace.config_file('<case>', wanted))}; one that changes nothing is 'schema: 1'",
+                help=f"write {workspace.shown(workspace.config_file('<case>', wanted))};"
+                " one that changes nothing is the line 'schema: 1'",
             )
         )
     chosen = []

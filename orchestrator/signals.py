@@ -1,4 +1,6 @@
-"""The signals that ask a run to end. Caught once, at the edge; whoever waits is woken, whoever works is interrupted."""
+"""The signals that ask a run to end. Caught once, at the edge; whoever waits is woken, whoever works is
+interrupted.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,11 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """While open, the first of SIGINT, SIGTERM, SIGHUP is remembered in `caught` and makes `wait` return at once.
+    """While open, the first of SIGINT, SIGTERM, SIGHUP is remembered in `caught` and makes `wait` return at
+    once.
 
-    Outside `wait` it raises Stopped where the program stands, unless `held` is set: then the work in hand (keeping what was
-    logged) is finished first. A second signal always raises.
+    Outside `wait` it raises Stopped where the program stands, unless `held` is set: then the work in hand
+    (keeping what was logged) is finished first. A second signal always raises.
     """
 
     def __init__(self) -> None:
@@ -42,7 +45,7 @@ class Signals:
         os.close(self._writer)
 
     def wait(self, *readable: int, timeout_s: float) -> bool:
-        """Waits until a descriptor of `readable` is ready (True), a signal comes or the time is up (False)."""
+        """Waits until one of `readable` is ready (True), a signal comes or the time is up (False)."""
         if self.caught is not None:
             ready, _, _ = select.select(readable, [], [], 0)
         else:

@@ -20,7 +20,8 @@ class Pattern:
         return {**handler(source), "pattern": self.regex}
 
 
-#: A name of ours: it becomes a folder, a container label and a table cell, so it may hold neither separators nor spaces.
+#: A name of ours: it becomes a folder, a container label and a table cell, so it may hold neither
+#: separators nor spaces.
 Name = Annotated[
     str, Pattern(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", "letters, digits, '.', '_' and '-', 63 at most")
 ]
@@ -30,7 +31,8 @@ EnvName = Annotated[str, Pattern(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", "the name of
 ModuleName = Annotated[
     str, Pattern(r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$", "the dotted name of a Python module")
 ]
-#: One line of words for people: no control characters, so that it can neither draw on a terminal nor add a line to a file.
+#: One line of words for people: no control characters, so that it can neither draw on a terminal nor add a
+#: line to a file.
 Line = Annotated[
     str, Pattern(r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,400}$", "one line of text, 400 characters at most")
 ]

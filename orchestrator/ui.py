@@ -1,4 +1,6 @@
-"""How a run talks while it works: a live view on a terminal, plain stamped lines everywhere else. On stderr; results are not its matter."""
+"""How a run talks while it works: a live view on a terminal, plain stamped lines everywhere else. On
+stderr; results are not its matter.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from rich.progress import Progress
 
@@ -24,7 +27,7 @@ class View(Protocol):
     """What the stages of a run report to."""
 
     def phase(self, name: str, detail: str = "") -> None: ...
-    def training(self, cell_id: str) -> object: ...
+    def training(self, cell_id: str) -> AbstractContextManager[None]: ...
     def sight(self, sight: Sight) -> None: ...
 
 

@@ -1,4 +1,6 @@
-"""dockerfiles/<vendor>/vendor.yaml → Vendor: on whose accelerators a run happens. A vendor is data; no code names one."""
+"""dockerfiles/<vendor>/vendor.yaml → Vendor: on whose accelerators a run happens. A vendor is data; no code
+names one.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,9 @@ class TorchStack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A combination that the vendor's stack cannot run; planning refuses it with `reason`. Empty fields match anything."""
+    """A combination that the vendor's stack cannot run; planning refuses it with `reason`. Empty fields
+    match anything.
+    """
 
     reason: Line
     engine: Literal["deepspeed", "ddp"] | None = None

@@ -1,15 +1,17 @@
-"""Where the noun folders are and what they hold. Made once in the CLI and passed along; tests make one in a temporary folder."""
+"""Where the noun folders are and what they hold. Made once in the CLI and passed along; tests make one in a
+temporary folder.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 NOUNS = ("cases", "dockerfiles", "cluster")
 
@@ -93,7 +95,7 @@ def find(*, home: Path | None, environment: Mapping[str, str], working_directory
     raise ConfigError(
         Problem(
             code="E111",
-            message=f"no Nx8 folder found: neither {working_directory} nor a folder above it holds cases/, dockerfiles/ and cluster/",
+            message=f"{working_directory} is in no Nx8 folder, one with cases/, dockerfiles/ and cluster/",
             help="stand in the checkout, or name it: nx8 --home FOLDER …   (or set NX8_HOME)",
         )
     )

@@ -1,4 +1,6 @@
-"""What every test may rely on: no environment of the person who runs it, and a home folder of its own where one is asked for."""
+"""What every test may rely on: no environment of the person who runs it, and a home folder of its own where
+one is asked for.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,16 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing of the person's own settings reaches a test."""
-    for name in ("NX8_HOME", "CI", "NO_COLOR", "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    for name in (
+        "NX8_HOME",
+        "CI",
+        "NO_COLOR",
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp()))
 

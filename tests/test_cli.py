@@ -1,4 +1,6 @@
-"""cli/: help is fast and lazy, every error has its exit code, results go to stdout and everything else to stderr."""
+"""cli/: help is fast and lazy, every error has its exit code, results go to stdout and everything else to
+stderr.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,13 @@ def nx8(*words: str, cwd: Path = ROOT, timeout: float = 120.0) -> subprocess.Com
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys, orchestrator.cli.main as m; code = m.guarded(lambda: m.group(['--help'], standalone_mode=False));"
+        "import sys, orchestrator.cli.main as m;"
+        "code = m.guarded(lambda: m.group(['--help'], standalone_mode=False));"
         "print(' '.join(sys.modules), file=sys.stderr); sys.exit(code)"
     )
-    done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        (sys.executable, "-c", code), capture_output=True, text=True, timeout=120, check=True
+    )
     assert "Verbs" in done.stdout
     assert not HEAVY & {name.partition(".")[0] for name in done.stderr.split()}
 
@@ -125,7 +130,9 @@ def test_lists_have_every_noun() -> None:
         (ZeroDivisionError("a bug"), 70),
     ],
 )
-def test_every_error_has_its_exit_code(error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_error_has_its_exit_code(
+    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     def verb() -> None:
         raise error
 
@@ -145,9 +152,13 @@ def test_every_error_code_of_the_sources_is_documented() -> None:
     import re
 
     used = {
-        code for path in (ROOT / "orchestrator").rglob("*.py") for code in re.findall(r'"(E\d{3})"', path.read_text("utf-8"))
-    }  # fmt: skip
-    documented = set(re.findall(r"^\| (E\d{3}) ", (ROOT / "docs" / "errors.md").read_text("utf-8"), re.MULTILINE))
+        code
+        for path in (ROOT / "orchestrator").rglob("*.py")
+        for code in re.findall(r'"(E\d{3})"', path.read_text("utf-8"))
+    }
+    documented = set(
+        re.findall(r"^\| (E\d{3}) ", (ROOT / "docs" / "errors.md").read_text("utf-8"), re.MULTILINE)
+    )
     assert used == documented - {"E001", "E002"}  # those two are make's own
 
 

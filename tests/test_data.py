@@ -6,13 +6,16 @@ import array
 import json
 import os
 import stat
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from orchestrator import data
 from orchestrator.cases import Data
 from orchestrator.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def made(source: Path, **options: object) -> data.Prepared:
@@ -28,7 +31,14 @@ def test_bytes_of_a_folder_come_in_sorted_order_whatever_order_they_were_written
     one, two = made(tmp_path / "one"), made(tmp_path / "two")
     assert one.content == b"aaabbbcccABC"
     assert one == two
-    assert [item.name for item in one.manifest.inputs] == ["a.txt", "b.txt", "c.txt", "deep/a.txt", "deep/b.txt", "deep/c.txt"]
+    assert [item.name for item in one.manifest.inputs] == [
+        "a.txt",
+        "b.txt",
+        "c.txt",
+        "deep/a.txt",
+        "deep/b.txt",
+        "deep/c.txt",
+    ]
 
 
 def test_max_tokens_cuts_and_says_so(tmp_path: Path) -> None:
@@ -59,7 +69,7 @@ def test_no_text_at_all_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="E713"):
         made(tmp_path)
     (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(ConfigError, match="E713.*empty"):
+    with pytest.raises(ConfigError, match=r"E713.*empty"):
         made(tmp_path)
 
 
@@ -69,7 +79,7 @@ def test_a_stored_file_verifies_until_one_byte_changes(tmp_path: Path) -> None:
     assert data.verify(tmp_path / "out", "t").num_tokens == 9
     path.chmod(stat.S_IRUSR | stat.S_IWUSR)
     path.write_bytes(b"some_text")
-    with pytest.raises(ConfigError, match="E715.*sha256"):
+    with pytest.raises(ConfigError, match=r"E715.*sha256"):
         data.verify(tmp_path / "out", "t")
 
 
@@ -93,9 +103,12 @@ def test_a_sentencepiece_model_encodes_with_its_own_bos(tmp_path: Path) -> None:
 
     (tmp_path / "corpus.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 50)
     sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "corpus.txt"), model_prefix=str(tmp_path / "m"), vocab_size=40, minloglevel=2,
+        input=str(tmp_path / "corpus.txt"),
+        model_prefix=str(tmp_path / "m"),
+        vocab_size=40,
+        minloglevel=2,
         hard_vocab_limit=False,
-    )  # fmt: skip
+    )
     encoder = data.tokenizer(str(tmp_path / "m.model"))
     (tmp_path / "a.txt").write_text("the lazy fox")
     prepared = data.prepare(data.documents(tmp_path / "a.txt", field="text"), name="t", encoder=encoder)

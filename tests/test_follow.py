@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 
 def pace(**changes: object) -> Pace:
-    values = {"started_s": 100.0, "startup_limit_s": 60.0, "stall_limit_s": 10.0, "time_limit_s": None, "world_size": 2}
+    values = {
+        "started_s": 100.0,
+        "startup_limit_s": 60.0,
+        "stall_limit_s": 10.0,
+        "time_limit_s": None,
+        "world_size": 2,
+    }
     return Pace(**{**values, **changes})
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.metrics import Metric, Summary, summarize
+from orchestrator.metrics.spread import median_interval, percentile, spread
 from orchestrator.report.numbers import per_cent
-from orchestrator.spread import median_interval, percentile, spread
 from tests.cellmaker import A800, H800, UNKNOWN_PEAK, Made, honest, make_cell
 
 NAMES = (

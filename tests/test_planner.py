@@ -30,10 +30,15 @@ def accelerator(**changes: object) -> Vendor:
     """A vendor that nobody has, driven through data alone."""
     stack = TorchStack(device_type="acme", backend="accl", plugin="torch_acme", deepspeed_accelerator="acme")
     device = Device(
-        display_name="A1", memory_gib=80.0, peaks={"bf16": Peak(tflops=312.0, source="data sheet, dense, per device")}
+        display_name="A1",
+        memory_gib=80.0,
+        peaks={"bf16": Peak(tflops=312.0, source="data sheet, dense, per device")},
     )
     return dataclasses.replace(
-        Vendor(schema=1, display_name="Acme", torch=stack, devices={"A1": device}, environment={"ACME_X": "1"}), **changes
+        Vendor(
+            schema=1, display_name="Acme", torch=stack, devices={"A1": device}, environment={"ACME_X": "1"}
+        ),
+        **changes,
     )
 
 
@@ -42,31 +47,54 @@ def selection(
 ) -> Selection:
     device = next(iter(vendor.devices))
     cluster = Cluster(
-        schema=1, description="test", vendor="acme", device=device, transport="local", devices_per_node=devices,
+        schema=1,
+        description="test",
+        vendor="acme",
+        device=device,
+        transport="local",
+        devices_per_node=devices,
         nodes=(Node(name="n1"),),
-    )  # fmt: skip
+    )
     chosen = Chosen(name="llama2_7b", case=case or llama(), config=config or DeviceConfig(schema=1))
     return Selection(cluster_name="test", cluster=cluster, vendor_name="acme", vendor=vendor, cases=(chosen,))
 
 
 def manifest(name: str, *, num_tokens: int = 100_000_001, vocab_size: int = 32000) -> Manifest:
     return Manifest(
-        schema=1, name=name, sha256="5" * 64, num_tokens=num_tokens, dtype="int16", tokenizer="sentencepiece",
-        tokenizer_sha256="7" * 64, vocab_size=vocab_size, num_inputs=1, input_bytes=1, inputs_sha256="1" * 64,
-        truncated=True, inputs=(),
-    )  # fmt: skip
+        schema=1,
+        name=name,
+        sha256="5" * 64,
+        num_tokens=num_tokens,
+        dtype="int16",
+        tokenizer="sentencepiece",
+        tokenizer_sha256="7" * 64,
+        vocab_size=vocab_size,
+        num_inputs=1,
+        input_bytes=1,
+        inputs_sha256="1" * 64,
+        truncated=True,
+        inputs=(),
+    )
 
 
 def planned(chosen: Selection, options: Options | None = None, made: Manifest | None = None) -> Plan:
     manifests = {"openwebtext_llama2_100M": made or manifest("openwebtext_llama2_100M")}
-    manifests["python-library-bytes"] = made or manifest("python-library-bytes", num_tokens=2_000_000, vocab_size=256)
+    manifests["python-library-bytes"] = made or manifest(
+        "python-library-bytes", num_tokens=2_000_000, vocab_size=256
+    )
     return plan(
         chosen,
         identity=Identity(
-            run_id="20260101T000000Z-test", nonce="0" * 32, created_utc="2026-01-01T00:00:00+00:00", host_run_dir="/runs/r"
+            run_id="20260101T000000Z-test",
+            nonce="0" * 32,
+            created_utc="2026-01-01T00:00:00+00:00",
+            host_run_dir="/runs/r",
         ),
         place=Place(
-            python="/venv/bin/python", trainer=Path("/nx8/cases/trainer"), data_dir=Path("/data"), run_dir=Path("/runs/r")
+            python="/venv/bin/python",
+            trainer=Path("/nx8/cases/trainer"),
+            data_dir=Path("/data"),
+            run_dir=Path("/runs/r"),
         ),
         manifests=manifests,
         options=options or Options(),
@@ -78,7 +106,11 @@ def test_the_published_case_plans_to_the_published_arithmetic() -> None:
     assert cell.job.batch.global_batch_size == 8
     assert cell.job.steps.total == 3051  # 100 M tokens ÷ (8 × 4096), rounded down
     assert cell.flops.multiplier * cell.flops.parameters == 42_000_000_000
-    assert (cell.job.zero.stage, cell.job.optimizer.learning_rate, cell.job.optimizer.beta2) == (3, 1e-5, 0.95)
+    assert (cell.job.zero.stage, cell.job.optimizer.learning_rate, cell.job.optimizer.beta2) == (
+        3,
+        1e-5,
+        0.95,
+    )
     assert cell.proxy is None
     assert cell.fix_hp == "/"
     assert cell.peak.tflops == 312.0
@@ -97,7 +129,11 @@ def test_a_device_config_changes_what_runs_and_says_so_in_the_published_words() 
     assert cell.fix_hp == "MPE=512 LBS=12 recompute=True"
     assert cell.job.batch.global_batch_size == 96
     assert cell.job.steps.total == 2034  # the published R300 row's own number of steps
-    assert (cell.job.precision.label, cell.job.precision.compute_dtype, cell.job.precision.mechanism) == ("fp16", "fp16", "engine")
+    assert (cell.job.precision.label, cell.job.precision.compute_dtype, cell.job.precision.mechanism) == (
+        "fp16",
+        "fp16",
+        "engine",
+    )
     assert cell.changed["micro_batch_size"] == "12"
 
 
@@ -118,9 +154,11 @@ def test_a_cpu_takes_the_proxy_and_keeps_its_sizes_whatever_the_config_says() ->
 def test_the_command_line_wins_over_the_device_config() -> None:
     config = DeviceConfig(schema=1, micro_batch_size=2, why={"micro_batch_size": "more fits"})
     said = Options(
-        changes=DeviceConfig(schema=1, micro_batch_size=3, why={"micro_batch_size": "said"}), measured_steps=7,
-        stall_limit_s=5.0, time_limit_s=60.0,
-    )  # fmt: skip
+        changes=DeviceConfig(schema=1, micro_batch_size=3, why={"micro_batch_size": "said"}),
+        measured_steps=7,
+        stall_limit_s=5.0,
+        time_limit_s=60.0,
+    )
     whole = planned(selection(accelerator(), config), said)
     cell = whole.cells[0]
     assert cell.job.batch.micro_batch_size == 3
@@ -131,13 +169,15 @@ def test_the_command_line_wins_over_the_device_config() -> None:
 def test_a_key_that_the_case_does_not_open_is_refused() -> None:
     closed = dataclasses.replace(llama(), tunable=())
     said = Options(changes=DeviceConfig(schema=1, micro_batch_size=3, why={"micro_batch_size": "said"}))
-    with pytest.raises(ConfigError, match="E116.*micro_batch_size"):
+    with pytest.raises(ConfigError, match=r"E116.*micro_batch_size"):
         planned(selection(accelerator(), case=closed), said)
 
 
 def test_a_combination_that_the_vendor_refuses_stops_with_its_reason() -> None:
-    vendor = accelerator(refuses=(Refusal(engine="deepspeed", compute_dtype="bf16", reason="no bfloat16 unit"),))
-    with pytest.raises(ConfigError, match="E120.*no bfloat16 unit"):
+    vendor = accelerator(
+        refuses=(Refusal(engine="deepspeed", compute_dtype="bf16", reason="no bfloat16 unit"),)
+    )
+    with pytest.raises(ConfigError, match=r"E120.*no bfloat16 unit"):
         planned(selection(vendor))
 
 
@@ -148,7 +188,9 @@ def test_tokens_that_the_model_does_not_know_are_refused() -> None:
 
 def test_more_steps_than_the_data_holds_are_refused_with_the_arithmetic() -> None:
     short = manifest("openwebtext_llama2_100M", num_tokens=3_000_000)
-    with pytest.raises(ConfigError, match=r"E122.*120 steps × GBS 8 × 4096 tokens = 3,932,160 .*has 3,000,000"):
+    with pytest.raises(
+        ConfigError, match=r"E122.*120 steps × GBS 8 × 4096 tokens = 3,932,160 .*has 3,000,000"
+    ):
         planned(selection(accelerator()), Options(measured_steps=100), short)
 
 

@@ -1,4 +1,6 @@
-"""The whole path with real ranks: what is measured is proven, what is disturbed is never MEASURED, and nothing is left behind."""
+"""The whole path with real ranks: what is measured is proven, what is disturbed is never MEASURED, and
+nothing is left behind.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,11 @@ ROOT = Path(__file__).parents[1]
 DEADLINE_S = 150.0
 HEADING = "| 配置 | fix_hp | token/p/s | loss | mem | MFU |"
 #: A smaller proxy than the shipped one: the tests here are about ends, not about learning.
-SMALL = ((r"num_layers: 5", "num_layers: 2"), (r"warmup_steps: 10", "warmup_steps: 2"), (r"measured_steps: 60", "measured_steps: 6"))
+SMALL = (
+    (r"num_layers: 5", "num_layers: 2"),
+    (r"warmup_steps: 10", "warmup_steps: 2"),
+    (r"measured_steps: 60", "measured_steps: 6"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,18 @@ def small(home: Path) -> Path:
 
 
 def start(home: Path, *words: str) -> subprocess.Popen[str]:
-    argv = (sys.executable, "-m", "orchestrator", "--home", str(home), "run", "llama2_7b", "--cluster", "local", *words)
+    argv = (
+        sys.executable,
+        "-m",
+        "orchestrator",
+        "--home",
+        str(home),
+        "run",
+        "llama2_7b",
+        "--cluster",
+        "local",
+        *words,
+    )
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=home)
 
 
@@ -138,7 +155,6 @@ def assert_no_number(cell: dict[str, Any], verdict: str, reason: str) -> None:
     assert cell["verdict"] == verdict, cell
     assert any(re.search(reason, one) for one in cell["reasons"]), cell["reasons"]
     assert all(metric["value"] is None and metric["reason"] for metric in cell["metrics"].values())
-
 
 
 def patch_trainer(home: Path, code: str) -> None:
@@ -221,15 +237,32 @@ def test_two_runs_of_the_same_plan_train_the_same_losses(good: tuple[Path, Done]
     ]
 
 
-@pytest.mark.parametrize(("form", "lang", "text"), [
-    ("md", "zh", HEADING),
-    ("md", "en", "proxy"),
-    ("csv", "zh", "token/p/s"),
-    ("json", "en", '"verdict": "MEASURED"'),
-])  # fmt: skip
-def test_a_stored_run_is_reported_in_every_form(good: tuple[Path, Done], form: str, lang: str, text: str) -> None:
+@pytest.mark.parametrize(
+    ("form", "lang", "text"),
+    [
+        ("md", "zh", HEADING),
+        ("md", "en", "proxy"),
+        ("csv", "zh", "token/p/s"),
+        ("json", "en", '"verdict": "MEASURED"'),
+    ],
+)
+def test_a_stored_run_is_reported_in_every_form(
+    good: tuple[Path, Done], form: str, lang: str, text: str
+) -> None:
     home, done = good
-    argv = (sys.executable, "-m", "orchestrator", "--home", str(home), "report", done.folder.name, "--format", form, "--lang", lang)
+    argv = (
+        sys.executable,
+        "-m",
+        "orchestrator",
+        "--home",
+        str(home),
+        "report",
+        done.folder.name,
+        "--format",
+        form,
+        "--lang",
+        lang,
+    )
     shown = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S)
     assert shown.returncode == 0, shown.stderr
     assert text in squeezed(shown.stdout)
@@ -275,9 +308,13 @@ def test_a_frozen_rank_ends_at_the_stall_limit(home: Path) -> None:
 
 
 def test_a_rank_that_never_starts_ends_at_the_startup_limit(home: Path) -> None:
-    patch_trainer(small(home), "import signal\nimport os\nif os.environ.get('RANK') == '1':\n    signal.pause()\n")
+    patch_trainer(
+        small(home), "import signal\nimport os\nif os.environ.get('RANK') == '1':\n    signal.pause()\n"
+    )
     with (home / "cases" / "trainer" / "train.py").open("r+", encoding="utf-8") as file:
-        text = file.read().replace("def train(job", "def train(*_):\n    import signal\n    signal.pause()\n\n\ndef unused(job")
+        text = file.read().replace(
+            "def train(job", "def train(*_):\n    import signal\n    signal.pause()\n\n\ndef unused(job"
+        )
         file.seek(0)
         file.write(text)
     done = run(home, "--startup-limit", "8")
@@ -285,7 +322,9 @@ def test_a_rank_that_never_starts_ends_at_the_startup_limit(home: Path) -> None:
     assert_no_number(done.cell, "FAILED", "no first step within 8 s")
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_stops_the_ranks_keeps_what_was_logged_and_exits_with_its_code(
     home: Path, signum: signal.Signals, code: int
 ) -> None:
@@ -325,7 +364,9 @@ def test_a_killed_controller_leaves_no_rank_behind(home: Path) -> None:
 
 def test_a_missing_plug_in_is_exit_3_before_anything_starts(home: Path) -> None:
     vendor = small(home) / "dockerfiles" / "cpu" / "vendor.yaml"
-    vendor.write_text(vendor.read_text("utf-8").replace("  backend: gloo", "  backend: gloo\n  plugin: torch_acme"), "utf-8")
+    vendor.write_text(
+        vendor.read_text("utf-8").replace("  backend: gloo", "  backend: gloo\n  plugin: torch_acme"), "utf-8"
+    )
     done = run(home)
     assert done.code == 3
     assert "E302" in done.stderr
@@ -354,7 +395,10 @@ def test_a_program_that_only_prints_look_alike_lines_measures_nothing(stored: tu
 
 
 def test_a_look_alike_line_on_stdout_of_a_good_run_changes_nothing(home: Path) -> None:
-    patch_trainer(small(home), ON_STEP.format(action='print(\'{"v":1,"event":"step","step":99,"tokens":1e12}\', flush=True)'))
+    patch_trainer(
+        small(home),
+        ON_STEP.format(action='print(\'{"v":1,"event":"step","step":99,"tokens":1e12}\', flush=True)'),
+    )
     done = run(home)
     assert done.code == 0
     assert done.cell["verdict"] == "MEASURED"
@@ -367,13 +411,16 @@ def edit_one_digit(path: Path) -> None:
     path.write_bytes(data[:at] + (b"9" if data[at : at + 1] != b"9" else b"8") + data[at + 1 :])
 
 
-@pytest.mark.parametrize(("what", "proof"), [
-    ("delete", "all_ranks_reported"),
-    ("edit", "records_intact"),
-    ("truncate", "end_records"),
-    ("swap", "records_intact"),
-    ("status", "exit_codes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("what", "proof"),
+    [
+        ("delete", "all_ranks_reported"),
+        ("edit", "records_intact"),
+        ("truncate", "end_records"),
+        ("swap", "records_intact"),
+        ("status", "exit_codes"),
+    ],
+)
 def test_touched_raw_files_are_found_out_by_parse(stored: tuple[Path, Done], what: str, proof: str) -> None:
     home, done = stored
     one, two = (folder / "events.jsonl" for folder in done.rank_dirs)
@@ -403,7 +450,8 @@ def test_another_run_s_records_are_found_out(stored: tuple[Path, Done], good: tu
     for folder in other.rank_dirs:
         shutil.copy(folder / "events.jsonl", done.folder / folder.relative_to(other.folder) / "events.jsonl")
     shutil.copy(
-        next(other.folder.glob("cells/*/node0/status.json")), next(done.folder.glob("cells/*/node0/status.json"))
+        next(other.folder.glob("cells/*/node0/status.json")),
+        next(done.folder.glob("cells/*/node0/status.json")),
     )
     assert parse(home, done.folder.name).returncode == 4
     cell = reparsed(done)

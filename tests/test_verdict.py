@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.evidence import HostSeen, host_seen
 from orchestrator.parse.strict import Fields
 from orchestrator.verdict import Judgement, Verdict, judge
+from orchestrator.verdict.evidence import HostSeen, host_seen
 from tests.cellmaker import (
     NONCE,
     OTHER_NONCE,

@@ -1,4 +1,6 @@
-"""Prints which build of each named package set-up chose and how much disk it takes: a CUDA torch is gigabytes, a CPU one is not."""
+"""Prints which build of each named package set-up chose and how much disk it takes: a CUDA torch is
+gigabytes, a CPU one is not.
+"""
 
 from __future__ import annotations
 

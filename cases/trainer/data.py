@@ -1,8 +1,9 @@
 """The token file: verified, mapped, cut into fixed windows.
 
-The file holds raw little-endian integers and nothing else. Window i begins at token i × sequence_length and is one token longer, because
-every position's label is the token after it; windows share that one token and nothing more.
-Shape suffixes: W windows, B sequences of a micro-batch, S sequence length, T tokens of the file.
+The file holds raw little-endian integers and nothing else. Window i begins at token i × sequence_length and
+is one token longer, because every position's label is the token after it; windows share that one token and
+nothing more. Shape suffixes: W windows, B sequences of a micro-batch, S sequence length, T tokens of the
+file.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from typing import List, Tuple
+from typing import TYPE_CHECKING, List, Tuple
 
 import torch
 
-import job as jobs
+if TYPE_CHECKING:
+    import job as jobs
 
 Batch = Tuple[torch.Tensor, torch.Tensor]
 
@@ -35,12 +37,16 @@ class Windows:
         self._length = sequence_length
         self._count = (data.num_tokens - 1) // sequence_length
         if self._count < 1:
-            raise DataError("{}: {} tokens make no window of {} + 1".format(data.file, data.num_tokens, sequence_length))
+            raise DataError(
+                "{}: {} tokens make no window of {} + 1".format(data.file, data.num_tokens, sequence_length)
+            )
         tokens_T = torch.from_file(data.file, shared=False, size=data.num_tokens, dtype=dtype)
         least, most = int(tokens_T.min()), int(tokens_T.max())
         if least < 0 or most >= vocab_size:
             # Devices answer a wrong index with an assertion far from here, or with nothing at all.
-            raise DataError("{}: tokens {} … {} with a vocabulary of {}".format(data.file, least, most, vocab_size))
+            raise DataError(
+                "{}: tokens {} … {} with a vocabulary of {}".format(data.file, least, most, vocab_size)
+            )
         self._windows_WS = tokens_T.as_strided((self._count, sequence_length + 1), (sequence_length, 1))
 
     def __len__(self) -> int:
@@ -62,7 +68,9 @@ def verified_sha256(data: jobs.Data, item_bytes: int) -> str:
         raise DataError("{}: {}".format(data.file, error.strerror)) from error
     if size != data.num_tokens * item_bytes:
         expected = data.num_tokens * item_bytes
-        raise DataError("{}: {} bytes, {} {} tokens are {}".format(data.file, size, data.num_tokens, data.dtype, expected))
+        raise DataError(
+            "{}: {} bytes, {} {} tokens are {}".format(data.file, size, data.num_tokens, data.dtype, expected)
+        )
     found = hashlib.sha256()
     with open(data.file, "rb", buffering=0) as file:
         for chunk in iter(lambda: file.read(CHUNK_BYTES), b""):

@@ -6,11 +6,12 @@ import importlib
 import os
 import platform
 import resource
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import torch
 
-import job as jobs
+if TYPE_CHECKING:
+    import job as jobs
 
 
 class DeviceError(RuntimeError):
@@ -18,7 +19,9 @@ class DeviceError(RuntimeError):
 
 
 class Device:
-    """The device of this rank. Raises DeviceError when torch does not know its type or the plug-in is missing."""
+    """The device of this rank. Raises DeviceError when torch does not know its type or the plug-in is
+    missing.
+    """
 
     def __init__(self, planned: jobs.Device, local_rank: int) -> None:
         if planned.deepspeed_accelerator is not None:
@@ -31,7 +34,9 @@ class Device:
         self.type = planned.type
         self._module = getattr(torch, planned.type, None)
         if self._module is None:
-            raise DeviceError("device.type {}: torch {} has no torch.{}".format(self.type, torch.__version__, self.type))
+            raise DeviceError(
+                "device.type {}: torch {} has no torch.{}".format(self.type, torch.__version__, self.type)
+            )
         if self.is_host:
             self.device = torch.device(self.type)
         else:
@@ -64,7 +69,9 @@ class Device:
     def _function(self, name: str) -> Callable[..., Any]:
         function = getattr(self._module, name, None)
         if function is None:
-            raise DeviceError("torch.{} has no {}(): it cannot be trained on or timed".format(self.type, name))
+            raise DeviceError(
+                "torch.{} has no {}(): it cannot be trained on or timed".format(self.type, name)
+            )
         return function
 
 

@@ -1,4 +1,4 @@
-"""The two engines, behind one verb: step(micro-batches) → the loss and the gradient norm of one optimizer step.
+"""The two engines, behind one verb: step(micro-batches) → loss and gradient norm of one optimizer step.
 
 Neither ever stands in for the other, and what one cannot do it refuses.
 """
@@ -6,14 +6,16 @@ Neither ever stands in for the other, and what one cannot do it refuses.
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable, Dict, Iterable, Optional, Tuple, Union
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Tuple, Union
 
 import job as jobs
-from data import Batch
-from device import Device
+import torch
+from llama import Layer
+from torch import nn
+
+if TYPE_CHECKING:
+    from data import Batch
+    from device import Device
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -26,13 +28,17 @@ class EngineError(RuntimeError):
     """The engine cannot do what the job asks for."""
 
 
-def make_engine(job: jobs.Job, device: Device, build: Callable[[], nn.Module]) -> Union[DeepSpeedEngine, DdpEngine]:
+def make_engine(
+    job: jobs.Job, device: Device, build: Callable[[], nn.Module]
+) -> Union[DeepSpeedEngine, DdpEngine]:
     """`build` makes the model; it is called where the engine wants the parameters to be born."""
     return DeepSpeedEngine(job, device, build) if job.engine == "deepspeed" else DdpEngine(job, device, build)
 
 
 class DeepSpeedEngine:
-    """DeepSpeed ZeRO 0–3 with torch's AdamW: DeepSpeed's own optimizers are C++ that it would compile at run time."""
+    """DeepSpeed ZeRO 0–3 with torch's AdamW: DeepSpeed's own optimizers are C++ that it would compile at
+    run time.
+    """
 
     def __init__(self, job: jobs.Job, device: Device, build: Callable[[], nn.Module]) -> None:
         deepspeed = import_deepspeed()
@@ -42,17 +48,15 @@ class DeepSpeedEngine:
         deepspeed.init_distributed(dist_backend=job.device.backend, auto_mpi_discovery=False, verbose=False)
         with contextlib.ExitStack() as stack:
             if job.zero.stage == 3:
-                # No dtype=: DeepSpeed 0.19 reads it wrongly and makes bfloat16 of float32 on a CPU. From the config it is right.
+                # No dtype=: DeepSpeed 0.19 reads it wrongly and makes bfloat16 of float32 on a CPU. From
+                # the config it is right.
                 stack.enter_context(deepspeed.zero.Init(config_dict_or_path=config))
             model = build()
         if job.zero.stage != 3:
             model.to(device.device)
-        optimizer = make_optimizer(job.optimizer, model)
-        import os
-        if os.environ.get("LEAF") and job.zero.stage==3:
-            import llama
-            from deepspeed.utils import set_z3_leaf_modules
-            set_z3_leaf_modules(model, [getattr(llama, x) for x in os.environ["LEAF"].split(",")])
+        optimizer = make_optimizer(job.optimizer, model, device)
+        if job.zero.stage == 3:
+            gather_by_layer(deepspeed, model)
         self.model = model
         self._engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
 
@@ -74,8 +78,10 @@ class DdpEngine:
             raise EngineError("ddp: has no precision of its own, the mechanism must be autocast")
         self.model = build().to(device.device)
         indices = None if device.is_host else [device.device.index]
-        self._ddp = nn.parallel.DistributedDataParallel(self.model, device_ids=indices, gradient_as_bucket_view=True)
-        self._optimizer = make_optimizer(job.optimizer, self.model)
+        self._ddp = nn.parallel.DistributedDataParallel(
+            self.model, device_ids=indices, gradient_as_bucket_view=True
+        )
+        self._optimizer = make_optimizer(job.optimizer, self.model, device)
         self._parameters = list(self.model.parameters())
         self._clipping = job.optimizer.gradient_clipping
         self._accumulation = job.batch.gradient_accumulation_steps
@@ -111,7 +117,8 @@ class DdpEngine:
 
 
 class LossScaler:
-    """Dynamic loss scale on any device: halved after an overflow, doubled after `window` good steps (arXiv:1710.03740).
+    """Dynamic loss scale on any device: halved after an overflow, doubled after `window` good steps
+    (arXiv:1710.03740).
 
     torch's own GradScaler exists per device type and not for all of them.
     """
@@ -123,7 +130,9 @@ class LossScaler:
         self._device = device
 
     def unscale(self, parameters: Any) -> bool:
-        """Divides the gradients by the scale. False when one is not finite: every rank sees the same reduced gradients and decides alike."""
+        """Divides the gradients by the scale. False when one is not finite; the gradients are reduced, so
+        all ranks decide alike.
+        """
         total = torch.zeros((), device=self._device)
         for parameter in parameters:
             parameter.grad.div_(self.scale)
@@ -143,7 +152,8 @@ def import_deepspeed() -> Any:
         import deepspeed
     except ImportError as error:
         raise EngineError("engine deepspeed: {}".format(error)) from error
-    # Compiled with a C++ compiler at the first init_distributed on a CPU, nearly a minute; gloo does the same work.
+    # Compiled with a C++ compiler at the first init_distributed on a CPU, nearly a minute; gloo does the
+    # same work.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
@@ -168,19 +178,36 @@ def deepspeed_config(job: jobs.Job) -> Dict[str, Any]:
     return config
 
 
-def make_optimizer(optimizer: jobs.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=optimizer.learning_rate,
-        betas=(optimizer.beta1, optimizer.beta2),
-        eps=optimizer.eps,
-        weight_decay=optimizer.weight_decay,
-        **({"fused":True} if __import__("os").environ.get("FUSED") else {}),
-    )
+def gather_by_layer(deepspeed: Any, model: nn.Module) -> None:
+    """ZeRO-3 gathers a whole layer at once instead of each of its nine weights: one collective and two
+    hooks, not nine and twenty.
+
+    The memory it costs is one layer's weights. DeepSpeed before 0.14 cannot, and gathers weight by weight.
+    """
+    mark = getattr(deepspeed.utils, "set_z3_leaf_modules", None)
+    if mark is not None:
+        mark(model, [Layer])
+
+
+def make_optimizer(optimizer: jobs.Optimizer, model: nn.Module, device: Device) -> torch.optim.Optimizer:
+    settings: Dict[str, Any] = {
+        "lr": optimizer.learning_rate,
+        "betas": (optimizer.beta1, optimizer.beta2),
+        "eps": optimizer.eps,
+        "weight_decay": optimizer.weight_decay,
+    }
+    if device.is_host:
+        # The same arithmetic in one pass; elsewhere torch's default is the fast one. CPUs have it from
+        # torch 2.4 on.
+        with contextlib.suppress(RuntimeError):
+            return torch.optim.AdamW(model.parameters(), fused=True, **settings)
+    return torch.optim.AdamW(model.parameters(), **settings)
 
 
 def probe_autocast(device: Device, dtype: torch.dtype) -> None:
-    """Raises EngineError when autocast does not give the planned dtype: for some it only warns and computes in float32."""
+    """Raises EngineError when autocast does not give the planned dtype: for some it only warns and computes
+    in float32.
+    """
     one = torch.ones(1, 1, device=device.device)
     with torch.autocast(device.type, dtype=dtype):
         found = torch.mm(one, one).dtype

@@ -14,7 +14,9 @@ EVENTS_NAME = "events.jsonl"
 
 
 class EventWriter:
-    """Appends records of one rank. The file must be new: a second life of a rank must not mix with the first."""
+    """Appends records of one rank. The file must be new: a second life of a rank must not mix with the
+    first.
+    """
 
     def __init__(self, directory: str, nonce: str, rank: int) -> None:
         os.makedirs(directory, exist_ok=True)
@@ -36,7 +38,8 @@ class EventWriter:
             "event": event,
         }
         head.update(fields)
-        # backslashreplace: a path that is not UTF-8 must not cost the record (json leaves lone surrogates alone).
+        # backslashreplace: a path that is not UTF-8 must not cost the record (json leaves lone surrogates
+        # alone).
         body = json.dumps(head, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         line = sealed(body.encode("utf-8", "backslashreplace"))
         written = os.write(self._fd, line)

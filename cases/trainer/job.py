@@ -1,4 +1,4 @@
-"""job.json, read strictly: what the host decided, as plain values. The key lists are those of docs/contract.md."""
+"""job.json, read strictly: what the host decided, as plain values. The keys are those of docs/contract.md."""
 
 from __future__ import annotations
 
@@ -132,7 +132,9 @@ def load_job(path: str) -> Job:
         raise JobError("{}: not JSON in UTF-8: {}".format(path, error)) from error
     if isinstance(value, dict) and value.get("contract") != CONTRACT:
         # First, because everything else would be misread in another version.
-        raise JobError("{}: contract {!r}; this trainer speaks {}".format(path, value.get("contract"), CONTRACT))
+        raise JobError(
+            "{}: contract {!r}; this trainer speaks {}".format(path, value.get("contract"), CONTRACT)
+        )
     problems: List[str] = []
     job = _build(Job, value, "", problems)
     if job is not None:
@@ -203,7 +205,10 @@ def _check(job: Job, problems: List[str]) -> None:
     among("zero.stage", zero.stage, (0, 1, 2, 3))
     hexadecimal = set("0123456789abcdef")
     require(len(job.nonce) == 32 and set(job.nonce) <= hexadecimal, "nonce: must be 32 hex digits")
-    require(len(job.data.sha256) == 64 and set(job.data.sha256) <= hexadecimal, "data.sha256: must be 64 hex digits")
+    require(
+        len(job.data.sha256) == 64 and set(job.data.sha256) <= hexadecimal,
+        "data.sha256: must be 64 hex digits",
+    )
     for section in ("batch", "steps", "model"):
         for name, value in dataclasses.asdict(getattr(job, section)).items():
             if type(value) is int:
@@ -212,7 +217,10 @@ def _check(job: Job, problems: List[str]) -> None:
     require(batch.data_parallel_size == batch.world_size, "batch: only data parallelism is trained here")
     product = batch.micro_batch_size * batch.gradient_accumulation_steps * batch.data_parallel_size
     require(batch.global_batch_size == product, "batch.global_batch_size: must be {}".format(product))
-    require(model.num_heads > 0 and model.hidden_size % model.num_heads == 0, "model.hidden_size: not divisible by num_heads")
+    require(
+        model.num_heads > 0 and model.hidden_size % model.num_heads == 0,
+        "model.hidden_size: not divisible by num_heads",
+    )
     require(
         model.num_kv_heads > 0 and model.num_heads % model.num_kv_heads == 0,
         "model.num_heads: not divisible by num_kv_heads",

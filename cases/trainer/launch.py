@@ -1,6 +1,8 @@
-"""Starts the ranks of one node, waits for them, stops them when one fails or the host is gone, and writes status.json.
+"""Starts the ranks of one node, waits for them, stops them if one fails or the host is gone, tells how it
+went.
 
-Standard library only until the ranks are forked, and one thread always. docs/contract.md says what it promises.
+Standard library only until the ranks are forked, and one thread always. docs/contract.md says what it
+promises.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import events
 import job as jobs
-from ranks import ForkedRanks, LaunchError, Place
+from ranks import End, ForkedRanks, LaunchError, Place
 from status import NodeStatus, RankStatus, signal_name
 from torchrun import TorchrunRanks
 
@@ -46,10 +48,12 @@ def main() -> int:
         started_s=started_s,
         ranks=[RankStatus(rank=place.rank, local_rank=place.local_rank) for place in places],
     )
-    watch = Watch(status, places, inbox, say, grace_s=arguments.grace, early_exit_s=arguments.early_exit_limit)
+    watch = Watch(
+        status, places, inbox, say, grace_s=arguments.grace, early_exit_s=arguments.early_exit_limit
+    )
     try:
         watch.run(make_ranks(arguments, job, places))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever it is, a status is owed
         say("failed: {}: {}".format(type(error).__name__, error), loud=True)
         status.write(output)
         return EXIT_FAILED
@@ -72,7 +76,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--master-port", type=int, required=True, help="0 takes a free one; one node only")
     parser.add_argument("--local-world-size", type=int, required=True)
     parser.add_argument("--grace", type=float, default=3.0, help="seconds from SIGTERM to SIGKILL")
-    parser.add_argument("--early-exit-limit", type=float, default=8.0, help="seconds a rank may be gone before the others")
+    parser.add_argument(
+        "--early-exit-limit", type=float, default=8.0, help="seconds a rank may be gone before the others"
+    )
     arguments = parser.parse_args()
     arguments.job = os.path.abspath(arguments.job)
     return arguments
@@ -81,7 +87,9 @@ def parse_arguments() -> argparse.Namespace:
 def make_places(arguments: argparse.Namespace, job: jobs.Job, output: str) -> List[Place]:
     local, nodes = arguments.local_world_size, arguments.num_nodes
     if local * nodes != job.batch.world_size:
-        raise LaunchError("{} nodes × {} ranks are not the job's world_size {}".format(nodes, local, job.batch.world_size))
+        raise LaunchError(
+            "{} nodes × {} ranks are not the job's world_size {}".format(nodes, local, job.batch.world_size)
+        )
     if not 0 <= arguments.node_rank < nodes:
         raise LaunchError("--node-rank {} of {} nodes".format(arguments.node_rank, nodes))
     port = arguments.master_port
@@ -121,7 +129,9 @@ def make_ranks(arguments: argparse.Namespace, job: jobs.Job, places: List[Place]
 
 
 class Inbox:
-    """Wakes the launcher: signals by a pipe, the host's end by standard input, so that it sleeps whenever nothing happens."""
+    """Wakes the launcher: signals by a pipe, the host's end by standard input, so that it sleeps whenever
+    nothing happens.
+    """
 
     def __init__(self) -> None:
         self._read, write = os.pipe()
@@ -129,12 +139,14 @@ class Inbox:
             os.set_blocking(fd, False)
         # Python writes the signal's number into the pipe; the handlers have nothing left to do.
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in STOP_SIGNALS + (signal.SIGCHLD,):
+        for number in (*STOP_SIGNALS, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         self._host_fd: Optional[int] = 0
 
     def wait(self, deadline_s: Optional[float], fd: Optional[int]) -> Optional[str]:
-        """Sleeps until something happens or the deadline has come. The reason to stop, if there is one, as status.json words it."""
+        """Sleeps until something happens or the deadline has come. The reason to stop, if there is one, as
+        status.json words it.
+        """
         fds = [one for one in (self._read, self._host_fd, fd) if one is not None]
         timeout = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
         ready, _, _ = select.select(fds, [], [], timeout)
@@ -157,10 +169,19 @@ class Inbox:
 
 
 class Watch:
-    """Waits for the ranks and stops them all when one reason to stop comes up; the first reason is the one that is told."""
+    """Waits for the ranks and stops them all when one reason to stop comes up; the first reason is the one
+    that is told.
+    """
 
     def __init__(
-        self, status: NodeStatus, places: List[Place], inbox: Inbox, say: Any, *, grace_s: float, early_exit_s: float
+        self,
+        status: NodeStatus,
+        places: List[Place],
+        inbox: Inbox,
+        say: Any,
+        *,
+        grace_s: float,
+        early_exit_s: float,
     ) -> None:
         self._status = status
         self._places = places
@@ -194,7 +215,7 @@ class Watch:
             reason = self._inbox.wait(self._deadline_s(), ranks.fd)
         ranks.close()
 
-    def _note(self, started: List[Tuple[int, int]], ended: List[Tuple[int, int]]) -> None:
+    def _note(self, started: List[Tuple[int, int]], ended: List[End]) -> None:
         for local_rank, pid in started:
             self._status.ranks[local_rank].pid = pid
         for local_rank, wait_status in self._in_order(ended):
@@ -204,14 +225,15 @@ class Watch:
             if rank.exit_code == 0 and self._early_exit_at is None and not self._has_end_record(local_rank):
                 self._early_exit_at = rank.ended_s + self._early_exit_s
 
-    def _in_order(self, ended: List[Tuple[int, int]]) -> List[Tuple[int, int]]:
-        """Ends found at the same waking, in their likely order: one killed from outside comes before those that fail because it is
-        gone, and these come as their own `fail` records say."""
+    def _in_order(self, ended: List[End]) -> List[End]:
+        """Ends found at the same waking, in their likely order: one killed from outside comes before those
+        that fail because it is gone, and these come as their own `fail` records say.
+        """
         return sorted(ended, key=self._failed_at_s) if len(ended) > 1 else ended
 
-    def _failed_at_s(self, end: Tuple[int, int]) -> float:
+    def _failed_at_s(self, end: End) -> float:
         local_rank, wait_status = end
-        if os.WIFSIGNALED(wait_status):
+        if wait_status is None or os.WIFSIGNALED(wait_status):
             return float("-inf")
         record: Dict[str, Any] = events.last_record(self._places[local_rank].directory) or {}
         return record["t_s"] if record.get("event") == "fail" else time.monotonic()
@@ -246,8 +268,9 @@ class Watch:
 
 
 def log_to(path: str) -> Any:
-    """A function that writes a line to launcher.log, where this process's standard output and error go as well: imports are talkative.
-    A loud line is repeated on the standard error that was."""
+    """A function that writes a line to launcher.log, where this process's standard output and error go as
+    well: imports are talkative. A loud line is repeated on the standard error that was.
+    """
     before = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
@@ -257,7 +280,7 @@ def log_to(path: str) -> Any:
     def say(message: str, *, loud: bool = False) -> None:
         os.write(2, "{:.6f} {}\n".format(time.monotonic(), message).encode("utf-8", "backslashreplace"))
         if loud:
-            print("launch.py: {}".format(message), file=before, flush=True)  # noqa: T201  a program's own message
+            print("launch.py: {}".format(message), file=before, flush=True)
 
     return say
 

@@ -1,28 +1,35 @@
-"""Llama in plain torch (arXiv:2302.13971, arXiv:2307.09288), with the parameter names of Hugging Face's LlamaForCausalLM.
+"""Llama in plain torch (arXiv:2302.13971, arXiv:2307.09288), parameters named as in LlamaForCausalLM.
 
-Parameters: with hidden size d, L layers, key/value width k = d × num_kv_heads / num_heads, ffn width f and vocabulary V,
-    N = V·d (embedding) + L·(2·d² + 2·d·k + 3·d·f + 2·d) + d + V·d (head; absent when the embeddings are tied).
-Training FLOPs per token: 6·N' + 12·L·d·S, where N' leaves out the input embedding, which multiplies nothing: PaLM, arXiv:2204.02311,
-appendix B. A multiply and an add are two FLOPs, backward costs twice the forward, recomputation and the causal mask's half are not counted.
+Parameters: with hidden size d, L layers, key/value width k = d × num_kv_heads / num_heads, ffn width f and
+vocabulary V,
+    N = V·d (embedding) + L·(2·d² + 2·d·k + 3·d·f + 2·d) + d + V·d (head; absent when the embeddings are
+    tied).
+Training FLOPs per token: 6·N' + 12·L·d·S, where N' leaves out the input embedding, which multiplies
+nothing: PaLM, arXiv:2204.02311, appendix B. A multiply and an add are two FLOPs, backward costs twice the
+forward, recomputation and the causal mask's half are not counted.
 
-Shape suffixes: B sequences, S positions, D hidden size, H heads, K key/value heads, E head size, F ffn size, V vocabulary.
+Shape suffixes: B sequences, S positions, D hidden size, H heads, K key/value heads, E head size, F ffn
+size, V vocabulary.
 """
 
 from __future__ import annotations
 
 import zlib
-from typing import Tuple
+from typing import TYPE_CHECKING, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-import job as jobs
+if TYPE_CHECKING:
+    import job as jobs
 
 
 class Linear(nn.Module):
-    """x @ weight.T without bias. Not nn.Linear: that one draws its own random weights first and throws them away."""
+    """x @ weight.T without bias. Not nn.Linear: that one draws its own random weights first and throws them
+    away.
+    """
 
     def __init__(self, name: str, inputs: int, outputs: int, *, std: float, seed: int) -> None:
         super().__init__()
@@ -107,7 +114,7 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """Everything below the head: "model." in the parameter names."""
 
-    def __init__(self, config: jobs.Model, *, sequence_length: int, recompute: bool, seed: int) -> None:
+    def __init__(self, config: jobs.Model, *, recompute: bool, seed: int) -> None:
         super().__init__()
         self.recompute = recompute
         self.embed_tokens = Embedding("model.embed_tokens", config, seed=seed)
@@ -115,9 +122,7 @@ class Decoder(nn.Module):
             [Layer("model.layers.{}".format(i), config, seed=seed) for i in range(config.num_layers)]
         )
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
-        angles_SE = rope_angles(sequence_length, config.hidden_size // config.num_heads, config.rope_theta)
-        # Plain attributes, no buffers: engines cast buffers to the compute dtype, and bfloat16 angles are wrong by whole turns.
-        self._angles_SE = angles_SE
+        self._head_size, self._theta = config.hidden_size // config.num_heads, config.rope_theta
         self._rope: Tuple[torch.Tensor, ...] = ()
 
     def forward(self, ids_BS: torch.Tensor) -> torch.Tensor:
@@ -125,28 +130,41 @@ class Decoder(nn.Module):
         cos_SE, sin_SE = self._rotation(ids_BS.shape[1], x_BSD)
         for layer in self.layers:
             if self.recompute:
-                x_BSD = checkpoint(layer, x_BSD, cos_SE, sin_SE, use_reentrant=False, preserve_rng_state=False)
+                x_BSD = checkpoint(
+                    layer, x_BSD, cos_SE, sin_SE, use_reentrant=False, preserve_rng_state=False
+                )
             else:
                 x_BSD = layer(x_BSD, cos_SE, sin_SE)
         return self.norm(x_BSD)
 
     def _rotation(self, length: int, like: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """cos and sin of the first `length` positions in the dtype and on the device of the activations; made once."""
+        """cos and sin of the first `length` positions in the dtype and on the device of the activations.
+
+        Made at the first forward and kept, but not as buffers: while DeepSpeed's zero.Init is at work every
+        new tensor is in the compute dtype, and it casts buffers as well. Angles in bfloat16 are wrong by
+        whole turns.
+        """
         if not self._rope or self._rope[0].dtype != like.dtype or self._rope[0].shape[0] != length:
-            angles_SE = self._angles_SE[:length]
-            self._rope = tuple(t.to(device=like.device, dtype=like.dtype) for t in (angles_SE.cos(), angles_SE.sin()))
+            angles_SE = rope_angles(length, self._head_size, self._theta)
+            self._rope = tuple(
+                t.to(device=like.device, dtype=like.dtype) for t in (angles_SE.cos(), angles_SE.sin())
+            )
         return self._rope
 
 
 class Llama(nn.Module):
-    """Weights depend on the seed and the parameter's name alone: the same for every engine, world size and way of sharding."""
+    """Weights depend on the seed and the parameter's name alone: the same for every engine, world size and
+    way of sharding.
+    """
 
-    def __init__(self, config: jobs.Model, *, sequence_length: int, recompute: bool, seed: int) -> None:
+    def __init__(self, config: jobs.Model, *, recompute: bool, seed: int) -> None:
         super().__init__()
-        self.model = Decoder(config, sequence_length=sequence_length, recompute=recompute, seed=seed)
+        self.model = Decoder(config, recompute=recompute, seed=seed)
         self.tied = config.tie_embeddings
         if not self.tied:
-            self.lm_head = Linear("lm_head", config.hidden_size, config.vocab_size, std=config.init_std, seed=seed)
+            self.lm_head = Linear(
+                "lm_head", config.hidden_size, config.vocab_size, std=config.init_std, seed=seed
+            )
 
     def logits(self, ids_BS: torch.Tensor) -> torch.Tensor:
         x_BSD = self.model(ids_BS)
@@ -159,13 +177,18 @@ class Llama(nn.Module):
 
 
 def normal(name: str, shape: Tuple[int, int], *, std: float, seed: int) -> nn.Parameter:
-    # One generator a parameter, on the CPU and in float32: no draw depends on what was built before, where, or in which dtype.
-    generator = torch.Generator("cpu").manual_seed((seed << 32 ^ zlib.crc32(name.encode())) & 0x7FFF_FFFF_FFFF_FFFF)
+    # One generator a parameter, on the CPU and in float32: no draw depends on what was built before, where,
+    # or in which dtype.
+    generator = torch.Generator("cpu").manual_seed(
+        (seed << 32 ^ zlib.crc32(name.encode())) & 0x7FFF_FFFF_FFFF_FFFF
+    )
     return nn.Parameter(torch.normal(0.0, std, shape, generator=generator, dtype=torch.float32, device="cpu"))
 
 
 def rope_angles(length: int, head_size: int, theta: float) -> torch.Tensor:
-    """Rotation angles (S, E) in float32, each frequency twice: the first half of a head is rotated against the second."""
+    """Rotation angles (S, E) in float32, each frequency twice: the first half of a head is rotated against
+    the second.
+    """
     exponents = torch.arange(0, head_size, 2, dtype=torch.float32, device="cpu") / head_size
     frequencies = 1.0 / (theta**exponents)
     positions = torch.arange(length, dtype=torch.float32, device="cpu")

@@ -9,8 +9,8 @@ from typing import Dict, List
 class SequenceOrder:
     """An endless stream of sequence indices: one seeded permutation of all of them after another.
 
-    Optimizer step t (from 0) takes the `global_batch_size` indices from t × global_batch_size on, whatever the number of ranks and
-    micro-batches that share them: the same training at every scale.
+    Optimizer step t (from 0) takes the `global_batch_size` indices from t × global_batch_size on, whatever
+    the number of ranks and micro-batches that share them: the same training at every scale.
     """
 
     def __init__(self, num_sequences: int, seed: int) -> None:
@@ -20,8 +20,12 @@ class SequenceOrder:
         self._seed = seed
         self._epochs: Dict[int, List[int]] = {}
 
-    def micro_batch(self, step: int, micro_batch: int, *, dp_rank: int, dp: int, mbs: int, gas: int) -> List[int]:
-        """The `mbs` indices of one micro-batch (0 … gas − 1) of one data-parallel rank, `dp_rank` counted over all nodes."""
+    def micro_batch(
+        self, step: int, micro_batch: int, *, dp_rank: int, dp: int, mbs: int, gas: int
+    ) -> List[int]:
+        """The `mbs` indices of one micro-batch (0 … gas − 1) of one data-parallel rank, `dp_rank` counted
+        over all nodes.
+        """
         first = step * dp * mbs * gas + (micro_batch * dp + dp_rank) * mbs
         return [self._at(position) for position in range(first, first + mbs)]
 

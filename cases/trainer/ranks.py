@@ -1,6 +1,7 @@
 """A rank as a process: how it comes to be, and how several of them are waited for and stopped.
 
-`ForkedRanks` are forked from the launcher, which has imported torch once for all of them. `torchrun.TorchrunRanks` is the other kind.
+`ForkedRanks` are forked from the launcher, which has imported torch once for all of them.
+`torchrun.TorchrunRanks` is the other kind.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import traceback
 from dataclasses import dataclass
 from typing import Dict, List, NoReturn, Optional, Tuple
 
+# (local rank, wait status); None for a rank that never began.
+End = Tuple[int, Optional[int]]
+
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LIBC = ctypes.CDLL(None, use_errno=True)
 
-# What a rank would import itself, one rank after the other on a machine with fewer cores than ranks: also what torch and DeepSpeed import
-# only once an optimizer or an engine is made. Names that a version does not have are passed over.
+# What a rank would import itself, one rank after the other on a machine with fewer cores than ranks: also
+# what torch and DeepSpeed import only once an optimizer or an engine is made. Names that a version does not
+# have are passed over.
 PRELOAD = ("torch", "torch.distributed", "torch._dynamo", "torch.utils.checkpoint", "train")
 PRELOAD_DEEPSPEED = (
     "deepspeed",
@@ -85,7 +90,9 @@ class ForkedRanks:
         threads = len(os.listdir("/proc/self/task"))
         if threads != 1:
             # A fork copies one thread and every lock the others hold.
-            raise LaunchError("{} threads after the imports: fork is not safe, use --launcher torchrun".format(threads))
+            raise LaunchError(
+                "{} threads after the imports: fork is not safe, use --launcher torchrun".format(threads)
+            )
         sys.stdout.flush()
         sys.stderr.flush()
         gc.freeze()  # or the first collection in a rank would copy every page it shares with the others
@@ -96,10 +103,10 @@ class ForkedRanks:
                 run_rank(place, self._job_path, parent=launcher)
             self._pids[pid] = place.local_rank
 
-    def news(self) -> Tuple[List[Tuple[int, int]], List[Tuple[int, int]]]:
+    def news(self) -> Tuple[List[Tuple[int, int]], List[End]]:
         """([(local rank, pid)] started, [(local rank, wait status)] ended) since the last call."""
         started = [(local_rank, pid) for pid, local_rank in self._pids.items()]
-        ended = []
+        ended: List[End] = []
         for pid in list(self._pids):
             found, wait_status = os.waitpid(pid, os.WNOHANG)
             if found:
@@ -119,15 +126,17 @@ def preload(names: Tuple[str, ...]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except ImportError as error:
-            # Other versions have other modules. One that is really needed is missed again by the rank, which can record it.
+        except ImportError as error:  # noqa: PERF203  each name for itself
+            # Other versions have other modules. One that is really needed is missed again by the rank,
+            # which can record it.
             print("not preloaded: {}: {}".format(name, error))  # noqa: T201  goes to launcher.log
     gc.enable()
 
 
 def run_rank(place: Place, job_path: str, *, parent: int) -> NoReturn:
-    """The life of a rank's process, from the fork to its exit. Python's own teardown is left out: it has nothing to do here, takes long
-    and can fail."""
+    """The life of a rank's process, from the fork to its exit. Python's own teardown is left out: it has
+    nothing to do here, takes long and can fail.
+    """
     code = 1
     try:
         detach(parent)
@@ -136,13 +145,13 @@ def run_rank(place: Place, job_path: str, *, parent: int) -> NoReturn:
         import train
 
         code = train.main(job_path)
-    except BaseException:
+    except BaseException:  # noqa: BLE001  nothing may get past the _exit below
         traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
-            except (OSError, ValueError):
+            except (OSError, ValueError):  # noqa: PERF203  each stream for itself
                 code = code or 1
         os._exit(code)
 
@@ -166,7 +175,9 @@ def die_with(parent: int) -> None:
 
 
 def redirect(directory: str) -> None:
-    """Standard output and error into the rank's files, standard input from nowhere. By descriptor, so that C libraries follow."""
+    """Standard output and error into the rank's files, standard input from nowhere. By descriptor, so that
+    C libraries follow.
+    """
     os.makedirs(directory, exist_ok=True)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

@@ -30,9 +30,12 @@ class RankStatus:
     def failed(self) -> bool:
         return self.ended_s is not None and self.exit_code != 0
 
-    def ended(self, wait_status: int, *, sent: Optional[int]) -> None:
+    def ended(self, wait_status: Optional[int], *, sent: Optional[int]) -> None:
         """Notes how the rank ended; `sent` is the last signal the launcher gave it."""
         self.ended_s = time.monotonic()
+        if wait_status is None:
+            self.killed = sent is not None
+            return
         if not os.WIFSIGNALED(wait_status):
             self.exit_code = os.WEXITSTATUS(wait_status)
             return

@@ -1,12 +1,14 @@
 """Ranks under torch's own launcher, static rendezvous.
 
-torchrun tells only that something failed. So every rank runs below a small supervisor (this file, started by torchrun), which reports
-through a FIFO the rank's pid and, before anybody can reap it, how it ended: news comes in the order in which it happened.
+torchrun tells only that something failed. So every rank runs below a small supervisor (this file, started
+by torchrun), which reports through a FIFO the rank's pid and, before anybody can reap it, how it ended:
+news comes in the order in which it happened.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +17,7 @@ import sys
 import tempfile
 from typing import Any, Dict, List, NoReturn, Tuple
 
-from ranks import Place, die_with, run_rank
+from ranks import End, Place, die_with, run_rank
 
 LINE = "{} {} {}\n"  # what, local rank, value; far below PIPE_BUF, so lines of several writers do not mix
 
@@ -34,7 +36,8 @@ class TorchrunRanks:
         self._fifo = os.path.join(self._folder, "news")
         os.mkfifo(self._fifo, 0o600)
         self.fd: Any = os.open(self._fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        # Our own writing end: without one, select() would find the end of the file whenever no supervisor is there.
+        # Our own writing end: without one, select() would find the end of the file whenever no supervisor
+        # is there.
         self._writer = os.open(self._fifo, os.O_WRONLY | os.O_CLOEXEC)
 
     def start(self) -> None:
@@ -44,7 +47,7 @@ class TorchrunRanks:
             stdin=subprocess.DEVNULL,
             env=dict(os.environ, NX8_OUTPUT=self._places[0].output),
             start_new_session=True,
-            preexec_fn=lambda: die_with(launcher),  # this process has one thread
+            preexec_fn=lambda: die_with(launcher),  # noqa: PLW1509  this process has one thread
         )
 
     def _argv(self) -> List[str]:
@@ -63,11 +66,11 @@ class TorchrunRanks:
             "--news={}".format(self._fifo),
         ]
 
-    def news(self) -> Tuple[List[Tuple[int, int]], List[Tuple[int, int]]]:
+    def news(self) -> Tuple[List[Tuple[int, int]], List[End]]:
         """([(local rank, pid)] started, [(local rank, wait status)] ended) since the last call."""
         over = self._torchrun.poll() is not None  # before reading: what supervisors wrote is then all there
         started: List[Tuple[int, int]] = []
-        ended: List[Tuple[int, int]] = []
+        ended: List[End] = []
         for what, local_rank, value in self._read():
             if what == "started":
                 self._pids[local_rank] = value
@@ -90,28 +93,33 @@ class TorchrunRanks:
         words = [line.decode("ascii").split() for line in lines]
         return [(what, int(local_rank), int(value)) for what, local_rank, value in words]
 
-    def _lost(self) -> List[Tuple[int, int]]:
-        """Ranks whose end nobody saw: their supervisor was killed, and they with it, or torchrun never came to start them."""
-        lost = []
+    def _lost(self) -> List[End]:
+        """Ranks whose end nobody saw: their supervisor was killed, and they with it; or torchrun never came
+        to start them.
+        """
+        lost: List[End] = []
         for local_rank in sorted(self._waiting):
             started = self._pids.pop(local_rank, None) is not None
-            lost.append((local_rank, signal.SIGKILL if started else 1 << 8))
+            lost.append((local_rank, int(signal.SIGKILL) if started else None))
         self._waiting.clear()
         return lost
 
     def send(self, number: int) -> None:
-        # Ranks first. torchrun has sessions of its own for them, so its group holds torchrun alone; it is told only where that is
-        # all that is left to do, because on SIGTERM it would wait half a minute before killing.
+        # Ranks first. torchrun has sessions of its own for them, so its group holds torchrun alone; it is
+        # told only where that is all that is left to do, because on SIGTERM it would wait half a minute
+        # before killing.
         for pid in self._pids.values():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-            except ProcessLookupError:
-                pass
-        if self._torchrun.poll() is None and (number == signal.SIGKILL or len(self._pids) < len(self._waiting)):
+        if self._torchrun.poll() is None and (
+            number == signal.SIGKILL or len(self._pids) < len(self._waiting)
+        ):
             os.killpg(self._torchrun.pid, number)
 
     def close(self) -> None:
-        """Waits for torchrun, which has nothing left to wait for, and takes it away if it does so all the same."""
+        """Waits for torchrun, which has nothing left to wait for, and takes it away if it does so all the
+        same.
+        """
         try:
             self._torchrun.wait(timeout=30)
         except subprocess.TimeoutExpired:
@@ -140,7 +148,8 @@ def supervise(job_path: str, fifo: str) -> NoReturn:
     os.write(news, LINE.format("started", place.local_rank, pid).encode())
     end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     wait_status = end.si_status << 8 if end.si_code == os.CLD_EXITED else end.si_status
-    # Told while the rank is a zombie, so that the launcher never signals a pid that has become another process.
+    # Told while the rank is a zombie, so that the launcher never signals a pid that has become another
+    # process.
     os.write(news, LINE.format("ended", place.local_rank, wait_status).encode())
     os._exit(os.WEXITSTATUS(wait_status) if os.WIFEXITED(wait_status) else 128 + os.WTERMSIG(wait_status))
 

@@ -1,4 +1,6 @@
-"""One rank: job.json in, event lines out. Started by launch.py, which puts torchrun's variables into the environment."""
+"""One rank: job.json in, event lines out. launch.py starts it, with torchrun's variables in the
+environment.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,9 @@ import traceback
 import warnings
 from typing import Any, Dict, Iterator, Optional
 
+import job as jobs
 import torch
 import torch.distributed as dist
-
-import job as jobs
 from data import Batch, Windows
 from device import Device, peak_rss_bytes
 from engine import import_deepspeed, make_engine
@@ -33,14 +34,15 @@ def main(job_path: str) -> int:
     """The rank's exit code. Whatever goes wrong is a `fail` record, a traceback on standard error and 1."""
     # A rank that hangs is asked where: SIGUSR1 writes the stack of every thread.
     faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
-    # torch 2.13 renamed collectives that DeepSpeed 0.19 calls by their old names, and says so at every single call.
+    # torch 2.13 renamed collectives that DeepSpeed 0.19 calls by their old names; it would say so at every
+    # call.
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     job = jobs.load_job(job_path)
     rank = int(os.environ["RANK"])
     events = EventWriter(rank_directory(rank), job.nonce, rank)
     try:
         train(job, events)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001  an early sys.exit() is a failure too
         traceback.print_exc()
         text = traceback.format_exc().encode("utf-8", "backslashreplace")[-TRACEBACK_BYTES:]
         events.write(
@@ -59,7 +61,9 @@ def train(job: jobs.Job, events: EventWriter) -> None:
     torch.manual_seed(job.seed)
     dist.init_process_group(job.device.backend)
     if dist.get_world_size() != job.batch.world_size:
-        raise RuntimeError("{} ranks came, {} are planned".format(dist.get_world_size(), job.batch.world_size))
+        raise RuntimeError(
+            "{} ranks came, {} are planned".format(dist.get_world_size(), job.batch.world_size)
+        )
     events.write("hello", **hello(job, device))
 
     windows = Windows(job.data, sequence_length=job.batch.sequence_length, vocab_size=job.model.vocab_size)
@@ -68,8 +72,8 @@ def train(job: jobs.Job, events: EventWriter) -> None:
 
     order = SequenceOrder(len(windows), job.seed)
     for step in range(1, job.steps.planned + 1):
-        # Both clock readings wait for the device, or a step would end when it was queued. Only one rank's device is waited for:
-        # a collective here would be work that the benchmark itself adds to every step.
+        # Both clock readings wait for the device, or a step would end when it was queued. For this rank's
+        # alone: a barrier here would be work that the benchmark itself adds to every step.
         device.synchronize()
         start_s = time.monotonic()
         loss, norm = engine.step(micro_batches(job, order, windows, device, step - 1))
@@ -87,12 +91,7 @@ def train(job: jobs.Job, events: EventWriter) -> None:
 
 
 def build_model(job: jobs.Job) -> Llama:
-    return Llama(
-        job.model,
-        sequence_length=job.batch.sequence_length,
-        recompute=job.recompute == "full",
-        seed=job.seed,
-    )
+    return Llama(job.model, recompute=job.recompute == "full", seed=job.seed)
 
 
 def micro_batches(
@@ -180,11 +179,11 @@ def finite_or_none(value: float) -> Optional[float]:
 
 
 def leave() -> None:
-    """Parts from the other ranks. The work is done and its end recorded, so trouble here is reported and changes nothing."""
+    """Parts from the other ranks. The end is recorded by now, so trouble here is told and changes nothing."""
     try:
         dist.barrier()
         dist.destroy_process_group()
-    except Exception:
+    except Exception:  # noqa: BLE001  see above
         traceback.print_exc()
 
 

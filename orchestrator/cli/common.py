@@ -27,16 +27,32 @@ def workspace_of(ctx: click.Context) -> Workspace:
 def plan_options(verb: F) -> F:
     """The arguments that decide what is planned; the same for `plan` and `run`."""
     seconds = click.FloatRange(min=0, min_open=True)
-    for decorate in reversed((
-        click.argument("cases", nargs=-1, metavar="[CASE]..."),
-        click.option("--vendor", metavar="NAME", help="A folder of dockerfiles/."),
-        click.option("--cluster", metavar="NAME", help="A file of cluster/. [default: the vendor's only one; local]"),
-        click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a tunable key of the case."),
-        click.option("--steps", type=click.IntRange(min=1), help="Measured steps. [default: the case's]"),
-        click.option("--time-limit", type=seconds, metavar="S", help="End the run after S seconds (exit 124)."),
-        click.option("--startup-limit", type=seconds, metavar="S", help="Longest wait for the first step."),
-        click.option("--stall-limit", type=seconds, metavar="S", help="Longest wait between two steps."),
-    )):
+    for decorate in reversed(
+        (
+            click.argument("cases", nargs=-1, metavar="[CASE]..."),
+            click.option("--vendor", metavar="NAME", help="A folder of dockerfiles/."),
+            click.option(
+                "--cluster",
+                metavar="NAME",
+                help="A file of cluster/. [default: the vendor's only one; local]",
+            ),
+            click.option(
+                "--set",
+                "changes",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Change a tunable key of the case.",
+            ),
+            click.option("--steps", type=click.IntRange(min=1), help="Measured steps. [default: the case's]"),
+            click.option(
+                "--time-limit", type=seconds, metavar="S", help="End the run after S seconds (exit 124)."
+            ),
+            click.option(
+                "--startup-limit", type=seconds, metavar="S", help="Longest wait for the first step."
+            ),
+            click.option("--stall-limit", type=seconds, metavar="S", help="Longest wait between two steps."),
+        )
+    ):
         verb = decorate(verb)
     return verb
 
@@ -68,7 +84,9 @@ def changes_of(settings: tuple[str, ...]) -> Any:
 
     malformed = [setting for setting in settings if "=" not in setting or "\n" in setting]
     if malformed:
-        raise ConfigError([Problem(code="E116", message=f"--set {one!r}: wants KEY=VALUE") for one in malformed])
+        raise ConfigError(
+            [Problem(code="E116", message=f"--set {one!r}: wants KEY=VALUE") for one in malformed]
+        )
     pairs = [setting.split("=", 1) for setting in settings]
     lines = ["schema: 1", *(f"{key.strip()}: {value.strip()}" for key, value in pairs)]
     lines.append("why: {" + ", ".join(f"{key.strip()}: on the command line" for key, _ in pairs) + "}")

@@ -17,13 +17,28 @@ def command() -> None:
 @command.command("prepare")
 @click.argument("text", type=click.Path(exists=True, path_type=Path))
 @click.option("--name", required=True, help="Name of the token file, as the case's data section has it.")
-@click.option("--tokenizer", default="bytes", show_default=True, help="'bytes', a sentencepiece .model or a Hugging Face .json.")
+@click.option(
+    "--tokenizer",
+    default="bytes",
+    show_default=True,
+    help="'bytes', a sentencepiece .model or a Hugging Face .json.",
+)
 @click.option("--max-tokens", type=click.IntRange(min=2), help="Stop after this many tokens.")
-@click.option("--field", default="text", show_default=True, help="Field of a .jsonl line that holds the text.")
-@click.option("--to", "target", type=click.Path(file_okay=False, path_type=Path), help="Folder. [default: results/data]")
+@click.option(
+    "--field", default="text", show_default=True, help="Field of a .jsonl line that holds the text."
+)
+@click.option(
+    "--to", "target", type=click.Path(file_okay=False, path_type=Path), help="Folder. [default: results/data]"
+)
 @click.pass_context
 def prepare(
-    ctx: click.Context, text: Path, name: str, tokenizer: str, max_tokens: int | None, field: str, target: Path | None
+    ctx: click.Context,
+    text: Path,
+    name: str,
+    tokenizer: str,
+    max_tokens: int | None,
+    field: str,
+    target: Path | None,
 ) -> None:
     """Turn TEXT (a folder, .txt or .jsonl) into a token file with its manifest."""
     from orchestrator import data
@@ -41,7 +56,9 @@ def prepare(
 
 @command.command("check")
 @click.argument("name")
-@click.option("--in", "source", type=click.Path(file_okay=False, path_type=Path), help="Folder. [default: results/data]")
+@click.option(
+    "--in", "source", type=click.Path(file_okay=False, path_type=Path), help="Folder. [default: results/data]"
+)
 @click.pass_context
 def check(ctx: click.Context, name: str, source: Path | None) -> None:
     """Hold a token file against its manifest."""
@@ -49,4 +66,4 @@ def check(ctx: click.Context, name: str, source: Path | None) -> None:
 
     folder = source or workspace_of(ctx).home / "results" / "data"
     manifest = data.verify(folder, name)
-    click.echo(f"{data.token_file(folder, name)}: {manifest.num_tokens:,} tokens, sha256 {manifest.sha256}: as its manifest says")
+    click.echo(f"as its manifest says: {manifest.num_tokens:,} tokens, sha256 {manifest.sha256}")

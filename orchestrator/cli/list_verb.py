@@ -79,7 +79,11 @@ def _runs(workspace: Workspace) -> Iterator[dict[str, Any]]:
     from orchestrator.results import RunFolder, read_result
 
     for folder in RunFolder.all(workspace.runs):
-        verdicts = [cell["verdict"] for cell in read_result(folder)["cells"]] if folder.result.exists() else ["no result"]
+        verdicts = (
+            [cell["verdict"] for cell in read_result(folder)["cells"]]
+            if folder.result.exists()
+            else ["no result"]
+        )
         yield {"name": folder.run_id, "verdicts": ", ".join(verdicts), "folder": str(folder.path)}
 
 

@@ -14,7 +14,8 @@ from orchestrator import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: verb → its help line. The module is orchestrator.cli.<verb>_verb; a test holds these lines against the modules' own.
+#: verb → its help line. The module is orchestrator.cli.<verb>_verb; a test holds these lines against the
+#: modules' own.
 VERBS = {
     "run": "Train, prove and print the metric table.",
     "plan": "Show everything a run would do, and do nothing.",
@@ -42,27 +43,32 @@ class Lazy(click.Group):
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], VERBS, n=1)
-            if near:
-                error.message += f" Did you mean '{near[0]}'?"
-            raise
+            if not near:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean '{near[0]}'?", ctx) from error
 
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="nx8")
-@click.option("--home", type=click.Path(path_type=Path), help="The folder that holds cases/, dockerfiles/ and cluster/.")
+@click.option(
+    "--home", type=click.Path(path_type=Path), help="The folder that holds cases/, dockerfiles/ and cluster/."
+)
 @click.pass_context
 def group(ctx: click.Context, home: Path | None) -> None:
     """Training benchmarks for accelerator clusters: no proof, no number.
 
-    Exit codes: 0 every planned cell MEASURED, 1 a gate failed, 2 usage or configuration, 3 a node cannot run it, 4 a cell
-    failed or is not provable, 5 build, 6 busy, 7 time budget used, 70 a bug of ours, 124 time limit, 129/130/143 stopped.
+    Exit codes: 0 every planned cell MEASURED, 1 a gate failed, 2 usage or configuration, 3 a node cannot
+    run it, 4 a cell failed or is not provable, 5 build, 6 busy, 7 time budget used, 70 a bug of ours, 124
+    time limit, 129/130/143 stopped.
     """
     ctx.obj = home
 
@@ -101,5 +107,7 @@ def guarded(verb: Callable[[], Any]) -> int:
         import traceback
 
         click.echo(traceback.format_exc(), err=True)
-        click.echo("this is a bug in nx8; please report it with the lines above and `nx8 --version`", err=True)
+        click.echo(
+            "this is a bug in nx8; please report it with the lines above and `nx8 --version`", err=True
+        )
         return int(Exit.BUG)

@@ -13,8 +13,8 @@ from orchestrator.cli.common import workspace_of
 def command(ctx: click.Context, run: str) -> int:
     """Recompute a stored run from its raw files and compare.
 
-    Nothing is replaced: where today's parser comes to another result, it is written beside, under reparse/. Exit 0 when the
-    result is the same byte for byte, else 4.
+    Nothing is replaced: where today's parser comes to another result, it is written beside, under reparse/.
+    Exit 0 when the result is the same byte for byte, else 4.
     """
     from orchestrator.reparse import reparse
     from orchestrator.results import RunFolder

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @plan_options
 @click.option("--json", "as_json", is_flag=True, help="Print plan.json itself.")
 @click.pass_context
-def command(ctx: click.Context, as_json: bool, **given: Any) -> None:
+def command(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     """Show everything a run would do, and do nothing.
 
     Ranks, batch arithmetic, steps, files, and the exact commands with their environment.
@@ -46,24 +46,35 @@ def described(planned: Plan) -> str:
 def _cell(cell: Cell) -> list[str]:
     job, batch = cell.job, cell.job.batch
     proxy = f"   proxy of {cell.proxy.of}: {cell.proxy.why}" if cell.proxy else ""
-    peak = f"{cell.peak.tflops:g} TFLOPS ({cell.peak.source})" if cell.peak.tflops else f"unknown: {cell.peak.reason}"
+    peak = (
+        f"{cell.peak.tflops:g} TFLOPS ({cell.peak.source})"
+        if cell.peak.tflops
+        else f"unknown: {cell.peak.reason}"
+    )
     lines = [
         "",
         f"cell     {cell.cell_id}{proxy}",
-        f"ranks    {cell.num_nodes} nodes × {cell.devices_per_node} devices = {batch.world_size}, engine {job.engine},"
-        f" ZeRO {job.zero.stage}, {job.device.type}/{job.device.backend}",
-        f"batch    LBS {batch.micro_batch_size} × GAS {batch.gradient_accumulation_steps} × DP {batch.data_parallel_size}"
-        f" = GBS {batch.global_batch_size} sequences × MPE {batch.sequence_length}"
+        f"ranks    {cell.num_nodes} nodes × {cell.devices_per_node} devices = {batch.world_size},"
+        f" engine {job.engine}, ZeRO {job.zero.stage}, {job.device.type}/{job.device.backend}",
+        f"batch    LBS {batch.micro_batch_size} × GAS {batch.gradient_accumulation_steps}"
+        f" × DP {batch.data_parallel_size} = GBS {batch.global_batch_size} sequences"
+        f" × MPE {batch.sequence_length}"
         f" = {batch.global_batch_size * batch.sequence_length:,} tokens a step",
-        f"steps    {job.steps.warmup_steps} warm-up + {job.steps.measured_steps} measured = {job.steps.total}",
-        f"number   {job.precision.label} (computes in {job.precision.compute_dtype}, mechanism {job.precision.mechanism}),"
-        f" recompute {job.recompute}, attention {job.attention}, fix_hp {cell.fix_hp}",
+        f"steps    {job.steps.warmup_steps} warm-up + {job.steps.measured_steps} measured"
+        f" = {job.steps.total}",
+        f"number   {job.precision.label} (computes in {job.precision.compute_dtype},"
+        f" mechanism {job.precision.mechanism}), recompute {job.recompute},"
+        f" attention {job.attention}, fix_hp {cell.fix_hp}",
         f"data     {job.data.file}  {job.data.num_tokens:,} tokens  sha256 {job.data.sha256}",
-        f"MFU      {cell.flops.multiplier} × {cell.flops.parameters:,} FLOPs a token; {cell.peak.dtype} peak {peak}",
+        f"MFU      {cell.flops.multiplier} × {cell.flops.parameters:,} FLOPs a token;"
+        f" {cell.peak.dtype} peak {peak}",
         f"limits   {cell.limits.startup_s:g} s to the first step, {cell.limits.stall_s:g} s between steps",
         f"config   sha256 {cell.config_hash}",
     ]
     for launch in cell.launches:
         environment = " ".join(f"{key}={shlex.quote(value)}" for key, value in launch.environment.items())
-        lines += [f"on {launch.node}, ranks {', '.join(map(str, launch.ranks))}:", f"  {environment} {shlex.join(launch.argv)}"]
+        lines += [
+            f"on {launch.node}, ranks {', '.join(map(str, launch.ranks))}:",
+            f"  {environment} {shlex.join(launch.argv)}",
+        ]
     return lines

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from orchestrator.cli.common import workspace_of
 
+if TYPE_CHECKING:
+    from orchestrator.messages import Language
+
 
 @click.command("report")
 @click.argument("run", default="latest")
-@click.option("--format", "form", type=click.Choice(["md", "csv", "json"]), default="md", show_default=True, help="Form of the output.")
-@click.option("--lang", type=click.Choice(["zh", "en"]), default="zh", show_default=True, help="Words of the table.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["md", "csv", "json"]),
+    default="md",
+    show_default=True,
+    help="Form of the output.",
+)
+@click.option(
+    "--lang", type=click.Choice(["zh", "en"]), default="zh", show_default=True, help="Words of the table."
+)
 @click.pass_context
-def command(ctx: click.Context, run: str, form: str, lang: str) -> None:
+def command(ctx: click.Context, run: str, form: str, lang: Language) -> None:
     """Print the tables of a stored run.
 
     RUN is a run's name, its folder, or 'latest'.

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.cli.common import plan_options, request_of, workspace_of
 
+if TYPE_CHECKING:
+    from orchestrator.messages import Language
+
 
 @click.command("run")
 @plan_options
-@click.option("--lang", type=click.Choice(["zh", "en"]), default="zh", show_default=True, help="Words of the table.")
+@click.option(
+    "--lang", type=click.Choice(["zh", "en"]), default="zh", show_default=True, help="Words of the table."
+)
 @click.pass_context
-def command(ctx: click.Context, lang: str, **given: Any) -> int:
+def command(ctx: click.Context, /, lang: Language, **given: Any) -> int:
     """Train, prove and print the metric table.
 
-    Without CASE, every case that has a config for the cluster's device and size. Progress goes to stderr, the table to stdout.
+    Without CASE, every case that has a config for the cluster's device and size. Progress goes to stderr,
+    the table to stdout.
     """
     from orchestrator import ui
     from orchestrator.errors import Stopped

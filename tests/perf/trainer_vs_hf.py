@@ -1,9 +1,11 @@
-"""`make perf`: our trainer beside Hugging Face Trainer + DeepSpeed, the same job, in turn, paired; and what `nx8 run` adds around it.
+"""`make perf`: our trainer beside Hugging Face Trainer + DeepSpeed, the same job, in turn, paired; and what
+`nx8 run` adds around it.
 
 Two ratios are printed, each the median of the pairs' ratios with every pair beside it:
-  steady tokens/s   ours ÷ theirs, by the clock between the end of the last warm-up step and the end of the last step, logging included
-  first step        ours ÷ theirs, seconds from starting the launcher to the end of the first optimizer step
-Both sides write the same monotonic clock. Noise of the machine falls on both: read the spread.
+  steady tokens/s   ours ÷ theirs, by the clock between the end of the last warm-up step and the end of the
+  last step, logging included first step        ours ÷ theirs, seconds from starting the launcher to the end
+  of the first optimizer step Both sides write the same monotonic clock. Noise of the machine falls on both:
+  read the spread.
 """
 
 from __future__ import annotations
@@ -31,12 +33,17 @@ LIMIT_S = 600
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--ranks", type=int, nargs="+", default=[2])
     options.add_argument("--pairs", type=int, default=5)
     options.add_argument("--steps", type=int, default=60)
     said = options.parse_args()
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f},"
+        f" Python {platform.python_version()}"
+    )
     for ranks in said.ranks:
         compare(ranks, said.pairs, said.steps)
     overhead()
@@ -44,7 +51,9 @@ def main() -> None:
 
 def compare(ranks: int, pairs: int, steps: int) -> None:
     rates, firsts = [], []
-    print(f"\n{ranks} ranks, {pairs} pairs, {steps} measured steps        ours            theirs          ratio")
+    print(
+        f"\n{ranks} ranks, {pairs} pairs, {steps} measured steps        ours            theirs          ratio"
+    )
     for number in range(1, pairs + 1):
         # Alternating who goes first keeps a drift of the machine from favouring one side.
         order = (ours, theirs) if number % 2 else (theirs, ours)
@@ -55,11 +64,18 @@ def compare(ranks: int, pairs: int, steps: int) -> None:
         firsts.append(our_first / their_first)
         print(f"  pair {number}  steady tokens/s  {our_rate:12.0f}    {their_rate:12.0f}    {rates[-1]:8.3f}")
         print(f"          first step s     {our_first:12.2f}    {their_first:12.2f}    {firsts[-1]:8.3f}")
-    print(f"  median steady tokens/s ratio {statistics.median(rates):.3f}   (min {min(rates):.3f}, max {max(rates):.3f})")
-    print(f"  median first-step ratio      {statistics.median(firsts):.3f}   (min {min(firsts):.3f}, max {max(firsts):.3f})", flush=True)
+    print(
+        f"  median steady tokens/s ratio {statistics.median(rates):.3f}"
+        f"   (min {min(rates):.3f}, max {max(rates):.3f})"
+    )
+    print(
+        f"  median first-step ratio      {statistics.median(firsts):.3f}"
+        f"   (min {min(firsts):.3f}, max {max(firsts):.3f})",
+        flush=True,
+    )
 
 
-def measured(side, ranks: int, steps: int) -> tuple[float, float]:  # noqa: ANN001
+def measured(side, ranks: int, steps: int) -> tuple[float, float]:
     """(steady tokens/s over all ranks, seconds to the first finished step) of one run."""
     with tempfile.TemporaryDirectory(prefix="nx8-perf-") as folder:
         job, launch = planned_job(Path(folder), ranks, steps)
@@ -72,14 +88,21 @@ def measured(side, ranks: int, steps: int) -> tuple[float, float]:  # noqa: ANN0
         return tokens / (ends_s[-1] - ends_s[warmup - 1]), ends_s[0] - began
 
 
-def planned_job(folder: Path, ranks: int, steps: int):  # noqa: ANN201
+def planned_job(folder: Path, ranks: int, steps: int):
     workspace = Workspace(home=ROOT)
     chosen = select(workspace, cases=("llama2_7b",), vendor=None, cluster="local")
     chosen = dataclasses.replace(chosen, cluster=dataclasses.replace(chosen.cluster, devices_per_node=ranks))
     whole = plan(
         chosen,
-        identity=Identity(run_id="perf", nonce=os.urandom(16).hex(), created_utc="", host_run_dir=str(folder)),
-        place=Place(python=sys.executable, trainer=workspace.trainer, data_dir=ROOT / "results" / "data", run_dir=folder),
+        identity=Identity(
+            run_id="perf", nonce=os.urandom(16).hex(), created_utc="", host_run_dir=str(folder)
+        ),
+        place=Place(
+            python=sys.executable,
+            trainer=workspace.trainer,
+            data_dir=ROOT / "results" / "data",
+            run_dir=folder,
+        ),
         manifests=prepared(workspace, chosen, write=True),
         options=Options(measured_steps=steps),
     )
@@ -90,30 +113,40 @@ def planned_job(folder: Path, ranks: int, steps: int):  # noqa: ANN201
     return dataclasses.asdict(cell.job), cell.launches[0]
 
 
-def ours(folder: Path, job: dict, launch) -> list[float]:  # noqa: ANN001, ARG001
+def ours(folder: Path, job: dict, launch) -> list[float]:
     finish(launch.argv, launch.environment, folder, keep_stdin=True)
     records = (Path(launch.host_output) / "rank0" / "events.jsonl").read_text().splitlines()
     return [record["end_s"] for record in map(json.loads, records) if record["event"] == "step"]
 
 
-def theirs(folder: Path, job: dict, launch) -> list[float]:  # noqa: ANN001
+def theirs(folder: Path, job: dict, launch) -> list[float]:
     ranks = job["batch"]["world_size"]
     argv = (
-        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}",
-        str(ROOT / "tests" / "perf" / "hf_peer.py"), str(folder / "job.json"), str(folder),
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={ranks}",
+        str(ROOT / "tests" / "perf" / "hf_peer.py"),
+        str(folder / "job.json"),
+        str(folder),
+    )
     finish(argv, launch.environment, folder, keep_stdin=False)
     return json.loads((folder / "peer.json").read_text())["ends_s"]
 
 
-def finish(argv, environment: dict, folder: Path, *, keep_stdin: bool) -> None:  # noqa: ANN001
+def finish(argv, environment: dict, folder: Path, *, keep_stdin: bool) -> None:
     """Runs to the end within the limit; an error shows the end of what was said."""
     log = folder / "said.log"
     with log.open("wb") as said:
         process = subprocess.Popen(
-            argv, env={**os.environ, **environment}, stdout=said, stderr=subprocess.STDOUT, cwd=folder,
+            argv,
+            env={**os.environ, **environment},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
             stdin=subprocess.PIPE if keep_stdin else subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         try:
             code = process.wait(LIMIT_S)
         finally:
@@ -126,7 +159,13 @@ def finish(argv, environment: dict, folder: Path, *, keep_stdin: bool) -> None: 
 def overhead() -> None:
     """What `nx8 run` itself costs, by phase, from one default run's own result."""
     nx8 = Path(sys.executable).with_name("nx8")
-    done = subprocess.run((nx8, "run", "llama2_7b", "--cluster", "local"), capture_output=True, text=True, timeout=LIMIT_S, cwd=ROOT)
+    done = subprocess.run(
+        (nx8, "run", "llama2_7b", "--cluster", "local"),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        cwd=ROOT,
+    )
     if done.returncode:
         sys.exit(f"nx8 run exited {done.returncode}:\n{done.stderr[-4000:]}")
     result = json.loads((Path(done.stdout.splitlines()[-1]) / "result.json").read_text())

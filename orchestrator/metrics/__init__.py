@@ -9,9 +9,9 @@ from collections import defaultdict
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from orchestrator.spread import fifth, mean, percentile, spread
-from orchestrator.summary import Computed, Details, Metric, NoValueError, Summary, measured
-from orchestrator.window import WindowStep, coverage, planned_ranks, window
+from orchestrator.metrics.spread import fifth, mean, percentile, spread
+from orchestrator.metrics.summary import Computed, Details, Metric, NoValueError, Summary, measured
+from orchestrator.metrics.window import WindowStep, coverage, planned_ranks, window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from orchestrator.parse.visible import ranks_text, short_digest, visible
 
 if TYPE_CHECKING:
-    from orchestrator.evidence import Evidence
     from orchestrator.parse.events import RankLog
-    from orchestrator.proofs import Finding
+    from orchestrator.verdict.evidence import Evidence
+    from orchestrator.verdict.proofs import Finding
 
 
 def all_ranks_reported(evidence: Evidence) -> Finding:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from orchestrator.errors import ConfigError, Problem
-from orchestrator.storage import link_atomic, make_folder, storage_problem, write_atomic
+from orchestrator.results.storage import link_atomic, make_folder, storage_problem, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,9 +12,9 @@ from orchestrator.parse.visible import short_digest, visible
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator.evidence import Evidence
     from orchestrator.parse.records import Hello, Ready
-    from orchestrator.proofs import Finding
+    from orchestrator.verdict.evidence import Evidence
+    from orchestrator.verdict.proofs import Finding
 
 
 #: A status states wall_s and both ends of it; rounding to whole microseconds may part them this much.

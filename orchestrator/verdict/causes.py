@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from orchestrator.parse.visible import ranks_text, visible
 
 if TYPE_CHECKING:
-    from orchestrator.evidence import Evidence
     from orchestrator.parse.events import RankLog
     from orchestrator.parse.status import RankStatus
+    from orchestrator.verdict.evidence import Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

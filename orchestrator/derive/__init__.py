@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from orchestrator.derive.rawfiles import described, read_bytes, read_logs, read_statuses, regular_files
 from orchestrator.errors import WORST_FIRST, ConfigError, Exit, Problem, worst
-from orchestrator.evidence import NOT_SEEN, HostSeen, host_seen
 from orchestrator.metrics import summarize
 from orchestrator.parse import PARSER_VERSION
 from orchestrator.parse.strict import Fields, Misread, strict_object
 from orchestrator.parse.visible import visible, visible_lines
-from orchestrator.rawfiles import described, read_bytes, read_logs, read_statuses, regular_files
 from orchestrator.results import SCHEMA, serialise
 from orchestrator.verdict import Judgement, Verdict, judge
+from orchestrator.verdict.evidence import NOT_SEEN, HostSeen, host_seen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

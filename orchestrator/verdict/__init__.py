@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from orchestrator.causes import failure
-from orchestrator.evidence import Evidence, HostSeen
-from orchestrator.proofs import Proof, examine, unproven
+from orchestrator.verdict.causes import failure
+from orchestrator.verdict.evidence import Evidence, HostSeen
+from orchestrator.verdict.proofs import Proof, examine, unproven
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

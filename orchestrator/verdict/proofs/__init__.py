@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.proofs import records, training
+from orchestrator.verdict.proofs import records, training
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from orchestrator.evidence import Evidence
+    from orchestrator.verdict.evidence import Evidence
 
 #: How many faults a detail lists before it only counts them.
 MAX_FAULTS = 4

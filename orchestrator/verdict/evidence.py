@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.metrics.window import planned_ranks
 from orchestrator.parse.events import RankLog
 from orchestrator.parse.status import NodeStatus, StatusProblem
 from orchestrator.plan import Cell
-from orchestrator.window import planned_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

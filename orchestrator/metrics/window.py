@@ -7,15 +7,15 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.summary import NoValueError
+from orchestrator.metrics.summary import NoValueError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from orchestrator.metrics.summary import Computed
     from orchestrator.parse.events import RankLog
     from orchestrator.parse.records import Step
     from orchestrator.plan import Cell
-    from orchestrator.summary import Computed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
