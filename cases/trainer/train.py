@@ -76,10 +76,11 @@ def train(job: jobs.Job, events: EventWriter) -> None:
         # alone: a barrier here would be work that the benchmark itself adds to every step.
         device.synchronize()
         start_s = time.monotonic()
-        loss, norm = engine.step(micro_batches(job, order, windows, device, step - 1))
+        fed = Fed(micro_batches(job, order, windows, device, step - 1))
+        loss, norm = engine.step(fed)
         device.synchronize()
         end_s = time.monotonic()
-        events.write("step", **step_record(job, step, start_s, end_s, float(loss), norm))
+        events.write("step", **step_record(job, step, start_s, end_s, fed, float(loss), norm))
 
     events.write(
         "memory",
@@ -92,6 +93,23 @@ def train(job: jobs.Job, events: EventWriter) -> None:
 
 def build_model(job: jobs.Job) -> Llama:
     return Llama(job.model, recompute=job.recompute == "full", seed=job.seed)
+
+
+class Fed:
+    """Micro-batches on their way into the engine, counted as they pass: what was trained, not what was
+    planned.
+    """
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.samples = 0
+        self.tokens = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        for inputs_BS, labels_BS in self._batches:
+            self.samples += inputs_BS.shape[0]
+            self.tokens += inputs_BS.numel()
+            yield inputs_BS, labels_BS
 
 
 def micro_batches(
@@ -156,15 +174,14 @@ def ready(job: jobs.Job, windows: Windows, model: Llama) -> Dict[str, Any]:
 
 
 def step_record(
-    job: jobs.Job, step: int, start_s: float, end_s: float, loss: float, norm: Any
+    job: jobs.Job, step: int, start_s: float, end_s: float, fed: Fed, loss: float, norm: Any
 ) -> Dict[str, Any]:
-    samples = job.batch.micro_batch_size * job.batch.gradient_accumulation_steps
     record = {
         "step": step,
         "start_s": start_s,
         "end_s": end_s,
-        "samples": samples,
-        "tokens": samples * job.batch.sequence_length,
+        "samples": fed.samples,
+        "tokens": fed.tokens,
         "loss": finite_or_none(loss),
     }
     if record["loss"] is None:

@@ -39,6 +39,7 @@ def main() -> None:
     options.add_argument("--ranks", type=int, nargs="+", default=[2])
     options.add_argument("--pairs", type=int, default=5)
     options.add_argument("--steps", type=int, default=60)
+    options.add_argument("--overhead", action=argparse.BooleanOptionalAction, default=True)
     said = options.parse_args()
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f},"
@@ -46,7 +47,8 @@ def main() -> None:
     )
     for ranks in said.ranks:
         compare(ranks, said.pairs, said.steps)
-    overhead()
+    if said.overhead:
+        overhead()
 
 
 def compare(ranks: int, pairs: int, steps: int) -> None:
