@@ -2,49 +2,144 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Le, MinLen
+from annotated_types import Ge, Gt, Le, MinLen
 
-from orchestrator.text import Name
+from orchestrator.text import AbsolutePath, HostName, Line, Name, NodeName
+
+Port = Annotated[int, Ge(1), Le(65535)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One host of the cluster."""
+    """One host of the cluster, or a range of them: `node[01-04]` with `host: 10.1.0.[11-14]` is four.
 
-    name: Name
+    What stands here wins over the cluster's `ssh`, and both over ~/.ssh/config. `host` is the address; without
+    it the name is.
+    """
+
+    name: NodeName
+    host: HostName | None = None
+    port: Port | None = None
+    user: Name | None = None
+    key: Line | None = None
+    jump: Line | None = None
+
+    @property
+    def address(self) -> str:
+        return self.host or self.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ssh:
+    """How the nodes are reached. Passwords never stand here: keys in files or in an agent.
+
+    `known_hosts` is the inventory's own file of host keys, beside the cluster file; `nx8 hosts pin` writes it,
+    and no connection is made to a host that it does not list.
+    """
+
+    user: Name | None = None
+    port: Port | None = None
+    key: Line | None = None
+    jump: Line | None = None
+    agent: bool = False
+    config: Line | None = "~/.ssh/config"
+    known_hosts: Line | None = None
+    connect_limit_s: Annotated[float, Gt(0)] = 5.0
+    auth_limit_s: Annotated[float, Gt(0)] = 8.0
+    dead_link_s: Annotated[float, Gt(0)] = 12.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What a site puts in place of the public defaults when images are built. No secret: see docs/clusters.md."""
+
+    registry_mirror: Line | None = None
+    base_image: Line | None = None
+    pip_index: Line | None = None
+    http_proxy: Line | None = None
+    https_proxy: Line | None = None
+    no_proxy: Line | None = None
+    wheels: Line | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """The nodes of one site and what is common to them.
 
-    `devices_per_node` is the number of ranks started on each node; `data_dir` holds prepared token files,
-    relative to the home folder on the local transport.
+    `devices_per_node` is the number of ranks started on each node. `data_dir` holds prepared token files: on the
+    local transport relative to the home folder, else a path on every node. `work_dir` is where a node keeps the
+    folders of runs. `interface` is the network device that ranks of different nodes talk through.
+    `rehearsal` marks a cluster whose accelerators are stand-ins: torch computes on the CPU, and no figure of it
+    is ever compared.
     """
 
     schema: Literal[1]
     description: Annotated[str, MinLen(1)]
     vendor: Name
     device: Name
-    transport: Literal["local"]
+    transport: Literal["local", "ssh"]
     devices_per_node: Annotated[int, Ge(1), Le(64)]
     nodes: Annotated[tuple[Node, ...], MinLen(1)]
+    spares: tuple[Node, ...] = ()
     data_dir: Annotated[str, MinLen(1)] = "results/data"
+    work_dir: AbsolutePath | None = None
+    interface: Name | None = None
+    labels: dict[Name, Line] = field(default_factory=dict)
+    ssh: Ssh = field(default_factory=Ssh)
+    site: Site = field(default_factory=Site)
+    rehearsal: bool = False
 
     def __post_init__(self) -> None:
-        names = [node.name for node in self.nodes]
+        object.__setattr__(self, "nodes", tuple(one for node in self.nodes for one in expanded(node)))
+        object.__setattr__(self, "spares", tuple(one for node in self.spares for one in expanded(node)))
+        names = [node.name for node in (*self.nodes, *self.spares)]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"node names must differ: {', '.join(twice)} stands more than once")
         if self.transport == "local" and len(self.nodes) != 1:
-            raise ValueError(
-                f"transport 'local' is this machine alone, but {len(self.nodes)} nodes are listed"
-            )
+            raise ValueError(f"transport 'local' is this machine alone, but {len(self.nodes)} nodes are listed")
+        if self.transport == "ssh":
+            missing = [key for key, value in (("work_dir", self.work_dir),) if value is None]
+            if missing:
+                raise ValueError(f"transport 'ssh' needs {', '.join(missing)}: a folder on every node")
+            if not self.data_dir.startswith("/"):
+                raise ValueError("transport 'ssh' needs data_dir as an absolute path, the same on every node")
+            if len(self.nodes) > 1 and self.interface is None:
+                raise ValueError("more than one node needs `interface`: the network device ranks talk through")
 
     @property
     def scale(self) -> str:
         """Device and size, as configs are named: `<device>x<nodes>x<devices>`, for example A800x1x8."""
         return f"{self.device}x{len(self.nodes)}x{self.devices_per_node}"
+
+
+RANGE = re.compile(r"\[(\d+)-(\d+)\]")
+MAX_RANGE = 1024
+
+
+def expanded(node: Node) -> tuple[Node, ...]:
+    """One node, or the nodes of its range. Raises ValueError for ranges that do not fit each other."""
+    names = _expand(node.name)
+    hosts = _expand(node.host) if node.host else names if RANGE.search(node.name) else [None]
+    if len(hosts) != len(names):
+        raise ValueError(f"{node.name} is {len(names)} nodes, but its host {node.host} is {len(hosts)} addresses")
+    return tuple(
+        replace(node, name=name, host=host if node.host else None)
+        for name, host in zip(names, hosts, strict=True)
+    )
+
+
+def _expand(text: str) -> list[str]:
+    found = RANGE.search(text)
+    if not found:
+        return [text]
+    first, last = int(found[1]), int(found[2])
+    if not first <= last < first + MAX_RANGE:
+        raise ValueError(f"{text}: a range goes up, and has {MAX_RANGE} members at most")
+    width = len(found[1])
+    head, tail = text[: found.start()], text[found.end() :]
+    return [f"{head}{number:0{width}d}{tail}" for number in range(first, last + 1)]

@@ -40,10 +40,11 @@ class Launcher:
         return None if self.ended_s is None else self.ended_s - self.started_s
 
     def exit_code(self) -> int | None:
-        """The exit status once it has ended (negative: the signal that ended it), None before."""
+        """The exit status once it has ended (128 + n for signal n), None before."""
         if self.ended_s is None and _has_ended(self._process.pid):
             self._end()
-        return self._process.returncode
+        code = self._process.returncode
+        return 128 - code if code is not None and code < 0 else code
 
     def stop(self) -> None:
         """Ends the launcher and all it started: a word first, then force. Returns when none of it is left."""
