@@ -74,10 +74,22 @@ class Launcher:
         os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self.ended_s = time.monotonic()
+        _until_empty(self._process.pid)
 
 
 def _has_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+
+
+def _until_empty(group: int) -> None:
+    """Waits until the last killed process of a group is really gone: SIGKILL is a promise, not an event."""
+    deadline = time.monotonic() + STOP_LIMIT_S
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        select.select([], [], [], 0.005)
 
 
 @contextmanager

@@ -95,14 +95,14 @@ def plan(
     )
 
 
-def is_proxy(vendor: Vendor) -> bool:
+def is_proxy(selection: Selection) -> bool:
     """The proxy block applies if and only if the arithmetic is done by a CPU: there, or in a rehearsal."""
-    return vendor.torch.device_type == "cpu"
+    return selection.cluster.rehearsal or selection.vendor.torch.device_type == "cpu"
 
 
-def data_of(case: Case, vendor: Vendor) -> Data:
-    """The data that this case reads on this vendor's devices."""
-    return case.proxy.data if is_proxy(vendor) else case.data
+def data_of(case: Case, selection: Selection) -> Data:
+    """The data that this case reads on the selected devices."""
+    return case.proxy.data if is_proxy(selection) else case.data
 
 
 def _cell(
@@ -115,8 +115,9 @@ def _cell(
 ) -> Cell:
     vendor, cluster = selection.vendor, selection.cluster
     device = vendor.devices[cluster.device]
-    base = _base(chosen.case, proxy=is_proxy(vendor))
-    case = _changed(base, chosen, options, proxy=is_proxy(vendor))
+    proxy = is_proxy(selection)
+    base = _base(chosen.case, proxy=proxy)
+    case = _changed(base, chosen, options, proxy=proxy)
     world_size = len(cluster.nodes) * cluster.devices_per_node
     batch = _batch(case.batch, world_size)
     manifest = manifests[case.data.name]
@@ -139,11 +140,11 @@ def _cell(
         num_nodes=len(cluster.nodes),
         devices_per_node=cluster.devices_per_node,
         stage=None,
-        proxy=ProxyPlan(why=case.proxy.why, of=chosen.case.table.display_name) if is_proxy(vendor) else None,
+        proxy=ProxyPlan(why=case.proxy.why, of=chosen.case.table.display_name) if proxy else None,
         fix_hp=fix_hp(base, case),
-        changed={key: str(value) for key, value in _changes(chosen, options, proxy=is_proxy(vendor)).items()},
+        changed={key: str(value) for key, value in _changes(chosen, options, proxy=proxy).items()},
         columns=case.table.columns,
-        flops=_flops(case, proxy=is_proxy(vendor)),
+        flops=_flops(case, proxy=proxy),
         peak=_peak(device, precision.compute_dtype),
         limits=LimitsPlan(
             startup_s=options.startup_limit_s or case.limits.startup_s,

@@ -97,7 +97,7 @@ def prepared(workspace: Workspace, selection: Selection, *, write: bool) -> dict
     folder = data_dir(workspace, selection)
     manifests: dict[str, data.Manifest] = {}
     problems: list[Problem] = []
-    for wanted in {data_of(chosen.case, selection.vendor) for chosen in selection.cases}:
+    for wanted in {data_of(chosen.case, selection) for chosen in selection.cases}:
         try:
             if wanted.builtin is not None and not data.manifest_file(folder, wanted.name).exists():
                 made = data.prepare_builtin(wanted)

@@ -148,7 +148,9 @@ def _cases(
     """The cases asked for, or every one that has a config for this cluster; problems of all of them."""
     wanted = cluster.scale if cluster else None
     names = asked or tuple(
-        name for name in workspace.case_names() if wanted is None or wanted in workspace.config_names(name)
+        name
+        for name in workspace.case_names()
+        if cluster is None or cluster.rehearsal or wanted in workspace.config_names(name)
     )
     if not names and wanted:
         problems.append(
@@ -165,7 +167,7 @@ def _cases(
             problems.append(_unknown_case(workspace, name))
             continue
         case = _read(workspace, workspace.case_file(name), Case, problems)
-        config = _config(workspace, name, wanted, problems) if wanted else None
+        config = _config(workspace, name, cluster, problems) if cluster else None
         if case and config:
             problems += _untunable(workspace, name, wanted or "", case, config)
             chosen.append(Chosen(name=name, case=case, config=config))
@@ -184,7 +186,18 @@ def _unknown_case(workspace: Workspace, name: str) -> Problem:
     )
 
 
-def _config(workspace: Workspace, case: str, wanted: str, problems: list[Problem]) -> DeviceConfig | None:
+def _config(
+    workspace: Workspace, case: str, cluster: Cluster, problems: list[Problem]
+) -> DeviceConfig | None:
+    """The config for this device and scale. A rehearsal has a scale of its own: it takes the one of the device
+    that comes first by name, or none, for its proxy changes the sizes anyway.
+    """
+    wanted = cluster.scale
+    if cluster.rehearsal and wanted not in workspace.config_names(case):
+        of_device = [name for name in workspace.config_names(case) if name.startswith(f"{cluster.device}x")]
+        if not of_device:
+            return DeviceConfig(schema=1)
+        wanted = of_device[0]
     path = workspace.config_file(case, wanted)
     if not path.is_file():
         known = ", ".join(workspace.config_names(case)) or "none"

@@ -1,0 +1,118 @@
+"""launch.py and signals.py: what was started is stopped, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import PreflightError, Stopped
+from orchestrator.launch import launched
+from orchestrator.plan import Launch
+from orchestrator.signals import Signals
+
+DEADLINE_S = 120.0
+
+
+def launch(tmp_path: Path, code: str) -> Launch:
+    return Launch(
+        node="localhost",
+        node_rank=0,
+        ranks=(0,),
+        argv=(sys.executable, "-c", code),
+        environment={"NX8_TEST": "told"},
+        host_output=str(tmp_path / "node0"),
+    )
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def until(happened: object) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not happened():
+        assert time.monotonic() < deadline
+        select.select([], [], [], 0.02)
+
+
+def test_a_launcher_gets_the_planned_environment_and_its_output_is_kept(tmp_path: Path) -> None:
+    code = "import os; print(os.environ['NX8_TEST'], 'RANK' in os.environ)"
+    os.environ["RANK"] = "7"
+    with launched(launch(tmp_path, code), working_directory=tmp_path) as one:
+        until(lambda: one.exit_code() is not None)
+    assert one.exit_code() == 0
+    assert one.wall_s > 0
+    assert (tmp_path / "node0" / "launcher.log").read_text("utf-8") == "told False\n"
+
+
+def test_leaving_the_with_ends_the_launcher_and_its_children(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "pid = os.fork()\n"
+        "if pid: print(os.getpid(), pid, flush=True)\n"
+        "sys.stdin.read() if pid else signal.pause()\n"
+    )
+    log = tmp_path / "node0" / "launcher.log"
+    with launched(launch(tmp_path, code), working_directory=tmp_path):
+        until(lambda: log.read_text("utf-8").endswith("\n"))
+    assert all(gone(int(pid)) for pid in log.read_text("utf-8").split())
+
+
+def test_a_launcher_ended_by_a_signal_counts_as_128_and_its_number(tmp_path: Path) -> None:
+    code = "import os; os.kill(os.getpid(), 9)"
+    with launched(launch(tmp_path, code), working_directory=tmp_path) as one:
+        until(lambda: one.exit_code() is not None)
+    assert one.exit_code() == 137
+
+
+def test_a_program_that_cannot_be_started_is_a_preflight_error(tmp_path: Path) -> None:
+    bad = Launch(
+        node="localhost",
+        node_rank=0,
+        ranks=(0,),
+        argv=(str(tmp_path / "nothing"),),
+        environment={},
+        host_output=str(tmp_path / "node0"),
+    )
+    with (
+        pytest.raises(PreflightError, match=r"E301.*cannot be started"),
+        launched(bad, working_directory=tmp_path),
+    ):
+        pass
+
+
+def test_a_signal_raises_where_the_program_stands() -> None:
+    with pytest.raises(Stopped, match="SIGTERM"), Signals():
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_held_signals_only_wake_who_waits_and_a_second_one_raises() -> None:
+    with Signals() as signals:
+        signals.held = True
+        signal.raise_signal(signal.SIGTERM)
+        assert signals.caught is signal.SIGTERM
+        assert signals.wait(timeout_s=DEADLINE_S) is False
+        with pytest.raises(Stopped, match="SIGINT"):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_ignored_signal_stays_ignored_and_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.caught is None
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    assert signal.getsignal(signal.SIGTERM) is before
