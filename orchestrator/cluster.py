@@ -101,7 +101,9 @@ class Cluster:
         if twice:
             raise ValueError(f"node names must differ: {', '.join(twice)} stands more than once")
         if self.transport == "local" and len(self.nodes) != 1:
-            raise ValueError(f"transport 'local' is this machine alone, but {len(self.nodes)} nodes are listed")
+            raise ValueError(
+                f"transport 'local' is this machine alone, but {len(self.nodes)} nodes are listed"
+            )
         if self.transport == "ssh":
             missing = [key for key, value in (("work_dir", self.work_dir),) if value is None]
             if missing:
@@ -109,7 +111,9 @@ class Cluster:
             if not self.data_dir.startswith("/"):
                 raise ValueError("transport 'ssh' needs data_dir as an absolute path, the same on every node")
             if len(self.nodes) > 1 and self.interface is None:
-                raise ValueError("more than one node needs `interface`: the network device ranks talk through")
+                raise ValueError(
+                    "more than one node needs `interface`: the network device ranks talk through"
+                )
 
     @property
     def scale(self) -> str:
@@ -126,7 +130,9 @@ def expanded(node: Node) -> tuple[Node, ...]:
     names = _expand(node.name)
     hosts = _expand(node.host) if node.host else names if RANGE.search(node.name) else [None]
     if len(hosts) != len(names):
-        raise ValueError(f"{node.name} is {len(names)} nodes, but its host {node.host} is {len(hosts)} addresses")
+        raise ValueError(
+            f"{node.name} is {len(names)} nodes, but its host {node.host} is {len(hosts)} addresses"
+        )
     return tuple(
         replace(node, name=name, host=host if node.host else None)
         for name, host in zip(names, hosts, strict=True)

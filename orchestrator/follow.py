@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from orchestrator.launch import Launcher
     from orchestrator.signals import Signals
 
 #: How often the files are looked at while nothing else wakes us, in seconds.
@@ -35,6 +34,21 @@ class Sight:
     tokens_per_second_per_device: float | None
     reported: int
     world_size: int
+
+
+class Running(Protocol):
+    """What was started and can be waited for: a local launcher, or the containers on nodes.
+
+    `descriptor` becomes readable when it ends; `lost` says why its end cannot be known, or is None.
+    """
+
+    descriptor: int
+    lost: str | None
+
+    @property
+    def wall_s(self) -> float | None: ...
+    def exit_code(self) -> int | None: ...
+    def stop(self) -> None: ...
 
 
 class Watcher(Protocol):
@@ -142,7 +156,7 @@ class Onlooker:
 
 
 def follow(
-    launcher: Launcher,
+    launcher: Running,
     cell: Cell,
     *,
     events: Mapping[int, Path],
@@ -177,6 +191,8 @@ def follow(
             stopped = pace.overdue(clock())
     launcher.stop()
     onlooker.look(clock(), watcher)
+    if launcher.lost is not None:
+        stopped = stopped or Stopped("node_lost", launcher.lost)
     return HostSeen(
         started=True,
         not_run_reason=None,

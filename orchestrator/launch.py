@@ -32,6 +32,7 @@ class Launcher:
         self._process = process
         self.started_s = time.monotonic()
         self.ended_s: float | None = None
+        self.lost: str | None = None  # a process of this machine cannot be
         self.descriptor = os.pidfd_open(process.pid)
 
     @property

@@ -49,7 +49,7 @@ def complaint(regex: str) -> str | None:
     automaton = _Automaton()
     try:
         start = automaton.sequence(list(tree))
-    except _NotLinear as error:
+    except _NotLinearError as error:
         return f"{regex!r} {error}"
     for following in (start.first, *automaton.follow):
         seen: set[int] = set()
@@ -63,7 +63,7 @@ def complaint(regex: str) -> str | None:
     return None
 
 
-class _NotLinear(Exception):
+class _NotLinearError(Exception):
     pass
 
 
@@ -96,6 +96,8 @@ class _Automaton:
             return self.sequence(list(argument[3]))
         if operator is names.BRANCH:
             parts = [self.sequence(list(branch)) for branch in argument[1]]
+            if sum(part.nullable for part in parts) > 1:
+                raise _NotLinearError("has two alternatives that may both be empty")
             return _Part(
                 nullable=any(part.nullable for part in parts),
                 first={position for part in parts for position in part.first},
@@ -103,39 +105,49 @@ class _Automaton:
             )
         if operator is names.MAX_REPEAT:
             return self._repeated(*argument)
-        raise _NotLinear(f"uses {str(operator).lower()}, which is not offered: groups, classes, |, ?, * and + are")
+        raise _NotLinearError(
+            f"uses {str(operator).lower()}, which is not offered: groups, classes, |, ?, * and + are"
+        )
 
     def _position(self, letters: frozenset[int]) -> _Part:
         self.letters.append(letters)
         self.follow.append(set())
         if len(self.letters) > MAX_POSITIONS:
-            raise _NotLinear(f"is too long: more than {MAX_POSITIONS} places")
+            raise _NotLinearError(f"is too long: more than {MAX_POSITIONS} places")
         here = {len(self.letters) - 1}
         return _Part(nullable=False, first=here, last=set(here))
 
     def _joined(self, left: _Part, right: _Part) -> _Part:
-        for position in left.last:
-            self.follow[position] |= right.first
+        self._connect(left.last, right.first)
         return _Part(
             nullable=left.nullable and right.nullable,
             first=left.first | (right.first if left.nullable else set()),
             last=right.last | (left.last if right.nullable else set()),
         )
 
+    def _connect(self, before: set[int], after: set[int]) -> None:
+        for position in before:
+            if self.follow[position] & after:
+                raise _NotLinearError(
+                    "repeats what already repeats, so it can go on in two ways at one place"
+                )
+            self.follow[position] |= after
+
     def _repeated(self, least: int, most: Any, tree: Any) -> _Part:
         endless = most is names.MAXREPEAT
         copies = max(least, 1) if endless else int(most)
         if copies > MAX_COPIES:
-            raise _NotLinear(f"repeats more than {MAX_COPIES} times by count")
+            raise _NotLinearError(f"repeats more than {MAX_COPIES} times by count")
+        parts = [self.sequence(list(tree)) for _ in range(copies)]
+        if any(part.nullable for part in parts):
+            raise _NotLinearError("repeats something that may be empty")
+        if endless:
+            self._connect(parts[-1].last, parts[-1].first)
+        # x{2,4} is xx(x(x)?)?: each further copy only after the one before it.
         whole = _Part()
-        for number in range(copies):
-            one = self.sequence(list(tree))
-            if endless and number == copies - 1:
-                for position in one.last:
-                    self.follow[position] |= one.first
-            if number >= least:
-                one = _Part(nullable=True, first=one.first, last=one.last)
-            whole = self._joined(whole, one)
+        for number, part in reversed(list(enumerate(parts))):
+            joined = self._joined(part, whole)
+            whole = _Part(nullable=number >= least, first=joined.first, last=joined.last)
         return whole
 
 
@@ -174,4 +186,4 @@ def _of_class(kind: Any, value: Any) -> frozenset[int]:
     }
     if kind is names.CATEGORY and value in by_name:
         return by_name[value]
-    raise _NotLinear("has a class that is not offered")
+    raise _NotLinearError("has a class that is not offered")

@@ -34,7 +34,12 @@ MESSAGES: dict[str, Message] = {
     ),
     "config.stage": Message("（{stage}）", " ({stage})"),
     "config.proxy": Message("（proxy）", " (proxy)"),
+    "config.rehearsal": Message("（rehearsal）", " (rehearsal)"),
     # Notes under the table.
+    "note.rehearsal": Message(
+        "rehearsal：加速卡由替身扮演，其数字绝不用于比较。改动：{what}",
+        "rehearsal: the accelerators are stand-ins, and no figure is ever compared. Changed: {what}",
+    ),
     "note.proxy": Message(
         "proxy：以小模型代替 {of} 运行，其数字绝不与完整模型或已发布的结果比较。原因：{why}",
         "proxy: a small stand-in ran instead of {of}; its figures are never compared with the full model "

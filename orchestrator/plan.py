@@ -8,6 +8,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from orchestrator.vendors import Probe
+
 CONTRACT = 1
 
 
@@ -135,7 +137,8 @@ class Job:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """One launcher on one node: exactly this argv with exactly these variables set over the inherited
-    environment.
+    environment. On a node reached over SSH the argv is `docker run …`, `container` its name, `node_job_dir`
+    the folder that it writes to, and the variables stand in the argv.
     """
 
     node: str
@@ -144,6 +147,19 @@ class Launch:
     argv: tuple[str, ...]
     environment: dict[str, str]
     host_output: str
+    container: str | None = None
+    node_job_dir: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePlan:
+    """What every node runs: built from exactly this Dockerfile and context, tagged by the context's hash."""
+
+    tag: str
+    base: str
+    dockerfile: str
+    context_sha256: str
+    build_args: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +217,10 @@ class Cell:
     config_hash: str
     job: Job
     launches: tuple[Launch, ...]
+    image: ImagePlan | None = None
+    rehearsal: str | None = None
+    probe: Probe | None = None
+    device_memory_bytes: int | None = None
 
     @property
     def world_size(self) -> int:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator import docker
 from orchestrator.cases import DeviceConfig
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.plan import (
@@ -20,6 +21,7 @@ from orchestrator.plan import (
     DevicePlan,
     FlopsPlan,
     Identity,
+    ImagePlan,
     Job,
     Launch,
     LimitsPlan,
@@ -38,8 +40,13 @@ if TYPE_CHECKING:
 
     from orchestrator.cases import Batch, Case, Data, Model
     from orchestrator.data import Manifest
+    from orchestrator.render import Context
     from orchestrator.selection import Chosen, Selection
     from orchestrator.vendors import Device, Vendor
+
+
+#: What a rehearsal changes, in the words of plan and result.
+REHEARSAL = "torch device cpu, no plug-in, backend gloo; everything else is the vendor's, served by stand-ins"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +68,7 @@ class Place:
     trainer: Path
     data_dir: Path
     run_dir: Path
+    master_port: int = 0
 
 
 def plan(
@@ -70,8 +78,10 @@ def plan(
     place: Place,
     manifests: Mapping[str, Manifest],
     options: Options,
+    contexts: Mapping[str, Context] | None = None,
 ) -> Plan:
-    """The complete plan. `manifests` has the checked manifest of each case's data, by data name.
+    """The complete plan. `manifests` has the checked manifest of each case's data, by data name; `contexts`
+    what the image of each engine is built from, where there are nodes to build it on.
 
     Raises ConfigError (E12x) with everything that does not divide, fit or is refused, of all cases at once.
     """
@@ -79,7 +89,7 @@ def plan(
     problems: list[Problem] = []
     for chosen in selection.cases:
         try:
-            cells.append(_cell(selection, chosen, identity, place, manifests, options))
+            cells.append(_cell(selection, chosen, identity, place, manifests, options, contexts or {}))
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -112,6 +122,7 @@ def _cell(
     place: Place,
     manifests: Mapping[str, Manifest],
     options: Options,
+    contexts: Mapping[str, Context],
 ) -> Cell:
     vendor, cluster = selection.vendor, selection.cluster
     device = vendor.devices[cluster.device]
@@ -130,7 +141,10 @@ def _cell(
     if problems or steps is None:
         raise ConfigError(problems)
     cell_id = f"{chosen.name}-{cluster.scale}"
-    job = _job(chosen.name, cell_id, case, identity, vendor, batch, steps, precision, place, manifest)
+    device_plan = _device(selection)
+    data_plan = _data(selection, place, manifest)
+    job = _job(chosen.name, cell_id, case, identity, device_plan, data_plan, batch, steps, precision)
+    context = contexts.get(case.engine)
     return Cell(
         cell_id=cell_id,
         case=chosen.name,
@@ -145,14 +159,18 @@ def _cell(
         changed={key: str(value) for key, value in _changes(chosen, options, proxy=proxy).items()},
         columns=case.table.columns,
         flops=_flops(case, proxy=proxy),
-        peak=_peak(device, precision.compute_dtype),
+        peak=_peak(device, precision.compute_dtype, rehearsal=cluster.rehearsal),
         limits=LimitsPlan(
             startup_s=options.startup_limit_s or case.limits.startup_s,
             stall_s=options.stall_limit_s or case.limits.stall_s,
         ),
         config_hash=_config_hash(job),
         job=job,
-        launches=_launches(selection, place, job),
+        launches=_launches(selection, place, job, context),
+        image=_image(context),
+        rehearsal=REHEARSAL if cluster.rehearsal else None,
+        probe=vendor.probe if context else None,
+        device_memory_bytes=round(device.memory_gib * 1024**3) if device.memory_gib else None,
     )
 
 
@@ -347,7 +365,10 @@ def parameters(model: Model) -> int:
     return embeddings + model.num_layers * layer + model.hidden_size
 
 
-def _peak(device: Device, dtype: str) -> PeakPlan:
+def _peak(device: Device, dtype: str, *, rehearsal: bool) -> PeakPlan:
+    if rehearsal:
+        why = "a rehearsal computes on a CPU, which the device's peak says nothing about"
+        return PeakPlan(dtype=dtype, tflops=None, source=None, reason=why)
     peak = device.peak(dtype)
     return PeakPlan(dtype=dtype, tflops=peak.tflops, source=peak.source, reason=peak.reason)
 
@@ -357,12 +378,11 @@ def _job(
     cell_id: str,
     case: Case,
     identity: Identity,
-    vendor: Vendor,
+    device: DevicePlan,
+    data: DataPlan,
     batch: BatchPlan,
     steps: Steps,
     precision: PrecisionPlan,
-    place: Place,
-    manifest: Manifest,
 ) -> Job:
     return Job(
         contract=CONTRACT,
@@ -372,19 +392,9 @@ def _job(
         case=name,
         seed=case.seed,
         engine=case.engine,
-        device=DevicePlan(
-            type=vendor.torch.device_type,
-            plugin=vendor.torch.plugin,
-            backend=vendor.torch.backend,
-            deepspeed_accelerator=vendor.torch.deepspeed_accelerator,
-        ),
+        device=device,
         model=ModelPlan(**asdict(case.model)),
-        data=DataPlan(
-            file=str(place.data_dir / f"{manifest.name}.tokens"),
-            sha256=manifest.sha256,
-            num_tokens=manifest.num_tokens,
-            dtype=manifest.dtype,
-        ),
+        data=data,
         batch=batch,
         steps=steps,
         optimizer=OptimizerPlan(**asdict(case.optimizer)),
@@ -411,36 +421,150 @@ def _config_hash(job: Job) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode("utf-8")).hexdigest()
 
 
-def _launches(selection: Selection, place: Place, job: Job) -> tuple[Launch, ...]:
-    per_node, nodes = selection.cluster.devices_per_node, selection.cluster.nodes
-    cell_dir = place.run_dir / "cells" / job.cell_id
+def _device(selection: Selection) -> DevicePlan:
+    """How torch reaches the device; a rehearsal overrides exactly this, and nothing else of the vendor."""
+    if selection.cluster.rehearsal:
+        return DevicePlan(type="cpu", plugin=None, backend="gloo", deepspeed_accelerator="cpu")
+    torch = selection.vendor.torch
+    return DevicePlan(
+        type=torch.device_type,
+        plugin=torch.plugin,
+        backend=torch.backend,
+        deepspeed_accelerator=torch.deepspeed_accelerator,
+    )
+
+
+def _data(selection: Selection, place: Place, manifest: Manifest) -> DataPlan:
+    folder = str(place.data_dir) if selection.cluster.transport == "local" else docker.CONTAINER_DATA
+    return DataPlan(
+        file=f"{folder}/{manifest.name}.tokens",
+        sha256=manifest.sha256,
+        num_tokens=manifest.num_tokens,
+        dtype=manifest.dtype,
+    )
+
+
+def _image(context: Context | None) -> ImagePlan | None:
+    if context is None:
+        return None
+    return ImagePlan(
+        tag=context.tag,
+        base=context.base,
+        dockerfile=context.dockerfile,
+        context_sha256=context.sha256,
+        build_args=context.build_args,
+    )
+
+
+def _launches(selection: Selection, place: Place, job: Job, context: Context | None) -> tuple[Launch, ...]:
+    per_node = selection.cluster.devices_per_node
+    make = _local_launch if context is None else _container_launch
     return tuple(
-        Launch(
+        make(
+            selection,
+            place,
+            job,
+            context,
             node=node.name,
             node_rank=rank,
             ranks=tuple(range(rank * per_node, (rank + 1) * per_node)),
-            argv=(
-                place.python,
-                str(place.trainer / "launch.py"),
-                "--job",
-                str(cell_dir / "job.json"),
-                "--output",
-                str(cell_dir / f"node{rank}"),
-                "--launcher",
-                selection.vendor.launcher,
-                "--node-rank",
-                str(rank),
-                "--num-nodes",
-                str(len(nodes)),
-                "--master-addr",
-                "127.0.0.1",
-                "--master-port",
-                "0",
-                "--local-world-size",
-                str(per_node),
-            ),
-            environment=dict(selection.vendor.environment),
-            host_output=str(cell_dir / f"node{rank}"),
         )
-        for rank, node in enumerate(nodes)
+        for rank, node in enumerate(selection.cluster.nodes)
+    )
+
+
+def _local_launch(
+    selection: Selection,
+    place: Place,
+    job: Job,
+    _context: Context | None,
+    *,
+    node: str,
+    node_rank: int,
+    ranks: tuple[int, ...],
+) -> Launch:
+    cell_dir = place.run_dir / "cells" / job.cell_id
+    return Launch(
+        node=node,
+        node_rank=node_rank,
+        ranks=ranks,
+        argv=(
+            place.python,
+            str(place.trainer / "launch.py"),
+            *_launcher_words(selection, str(cell_dir), node_rank, "127.0.0.1", place.master_port),
+        ),
+        environment=dict(selection.vendor.environment),
+        host_output=str(cell_dir / f"node{node_rank}"),
+    )
+
+
+def _container_launch(
+    selection: Selection,
+    place: Place,
+    job: Job,
+    context: Context | None,
+    *,
+    node: str,
+    node_rank: int,
+    ranks: tuple[int, ...],
+) -> Launch:
+    cluster = selection.cluster
+    assert context is not None
+    node_job_dir = f"{cluster.work_dir}/runs/{job.run_id}/{job.cell_id}"
+    name = f"nx8-{job.run_id}-{job.cell_id}-n{node_rank}"
+    words = _launcher_words(
+        selection, docker.CONTAINER_JOB, node_rank, cluster.nodes[0].address, place.master_port
+    )
+    spec = docker.container_spec(
+        selection.vendor,
+        engine=job.engine,
+        image=context.tag,
+        name=name,
+        command=("python3", f"{docker.CONTAINER_TRAINER}/launch.py", *words),
+        num_devices=cluster.devices_per_node,
+        node_job_dir=node_job_dir,
+        node_data_dir=cluster.data_dir,
+        labels={
+            "nx8.run": job.run_id,
+            "nx8.cell": job.cell_id,
+            "nx8.node_rank": str(node_rank),
+            "nx8.nonce": job.nonce,
+        },
+        # torch's own collectives over the network that the inventory names, not the one the host name means.
+        environment={"GLOO_SOCKET_IFNAME": cluster.interface} if cluster.interface else {},
+    )
+    return Launch(
+        node=node,
+        node_rank=node_rank,
+        ranks=ranks,
+        argv=docker.run_argv(spec),
+        environment={},
+        host_output=str(place.run_dir / "cells" / job.cell_id / f"node{node_rank}"),
+        container=name,
+        node_job_dir=node_job_dir,
+    )
+
+
+def _launcher_words(
+    selection: Selection, folder: str, node_rank: int, master_addr: str, master_port: int
+) -> tuple[str, ...]:
+    """The arguments of cases/trainer/launch.py, as docs/contract.md has them."""
+    cluster = selection.cluster
+    return (
+        "--job",
+        f"{folder}/job.json",
+        "--output",
+        f"{folder}/node{node_rank}",
+        "--launcher",
+        "fork" if cluster.rehearsal else selection.vendor.launcher,
+        "--node-rank",
+        str(node_rank),
+        "--num-nodes",
+        str(len(cluster.nodes)),
+        "--master-addr",
+        master_addr,
+        "--master-port",
+        str(master_port),
+        "--local-world-size",
+        str(cluster.devices_per_node),
     )

@@ -6,10 +6,10 @@ import importlib.util
 import secrets
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from orchestrator import __version__, data, facts
 from orchestrator.derive import derive, render
@@ -24,10 +24,13 @@ from orchestrator.selection import Selection, select
 from orchestrator.verdict import HostSeen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from orchestrator.follow import Running
     from orchestrator.plan import Cell
+    from orchestrator.render import Context
     from orchestrator.signals import Signals
     from orchestrator.ui import View
     from orchestrator.workspace import Workspace
@@ -60,34 +63,100 @@ class Phases:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
 
 
+class Runner(Protocol):
+    """Where cells are started: on this machine, or on nodes reached over SSH."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    def looked_at(self, planned: Plan) -> dict[str, Any]: ...
+    def prepare(
+        self, planned: Plan, folder: RunFolder, contexts: Mapping[str, Context], data_dir: Path
+    ) -> None: ...
+    def launched(self, cell: Cell, folder: RunFolder) -> AbstractContextManager[Running]: ...
+
+
+class Here:
+    """This machine alone: its own Python starts the launcher, and nothing needs to be handed out."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def looked_at(self, planned: Plan) -> dict[str, Any]:
+        """Raises PreflightError (E302) listing all that is missing."""
+        preflight(planned)
+        return {}
+
+    def prepare(self, *_: object) -> None:
+        return None
+
+    def launched(self, cell: Cell, folder: RunFolder) -> AbstractContextManager[Running]:  # noqa: ARG002
+        return launched(cell.launches[0], working_directory=self._workspace.home)
+
+
+def runner_of(workspace: Workspace, selection: Selection, view: View) -> Runner:
+    if selection.cluster.transport == "local":
+        return Here(workspace)
+    from orchestrator.fleet import Fleet  # fabric and paramiko take a while; a local run never needs them
+
+    return Fleet(workspace, selection, view)
+
+
 def run(
     workspace: Workspace, request: Request, *, argv: tuple[str, ...], view: View, signals: Signals
 ) -> RunFolder:
-    """Everything `nx8 run` does, from the files to the report. Raises ConfigError and PreflightError before
-    anything starts.
+    """Everything `nx8 run` does, from the files to the report.
+
+    Raises ConfigError, PreflightError, BusyError and BuildError before any rank is started.
     """
     phases = Phases()
     with phases.measure("plan"):
         selection = select(workspace, cases=request.cases, vendor=request.vendor, cluster=request.cluster)
         manifests = prepared(workspace, selection, write=True)
-        planned = planned_for(workspace, selection, manifests, request.options)
-        preflight(planned)
-        folder = opened(workspace, planned)
-        view.phase("plan", f"{planned.identity.run_id}  {', '.join(cell.cell_id for cell in planned.cells)}")
+        contexts = contexts_of(workspace, selection)
+        planned = planned_for(workspace, selection, manifests, contexts, request.options)
     with phases.measure("facts"):
         host, source = facts.host(), facts.source(workspace.home)
-    seen = executed(planned, folder, workspace, phases, view=view, signals=signals)
+    with ExitStack() as exits:
+        with phases.measure("connect"):
+            runner = exits.enter_context(runner_of(workspace, selection, view))
+            nodes = runner.looked_at(planned)
+        folder = opened(workspace, planned)
+        view.phase("plan", f"{planned.identity.run_id}  {', '.join(cell.cell_id for cell in planned.cells)}")
+        with phases.measure("prepare"):
+            runner.prepare(planned, folder, contexts, data_dir(workspace, selection))
+        seen = executed(planned, folder, runner, phases, view=view, signals=signals)
     with phases.measure("report"):
         about = {
             "schema": 1,
             "nx8_version": __version__,
             "argv": list(argv),
             "host": asdict(host),
+            "nodes": nodes,
             "git": asdict(source),
             "cells": {cell_id: asdict(one) for cell_id, one in seen.items()},
         }
         reported(folder, planned, about, phases)
     return folder
+
+
+def contexts_of(workspace: Workspace, selection: Selection) -> dict[str, Context]:
+    """What the image of each engine is built from; nothing where no image is needed."""
+    if selection.cluster.transport == "local":
+        return {}
+    from orchestrator.render import context
+
+    site = selection.cluster.site
+    engines = {chosen.case.engine for chosen in selection.cases}
+    return {
+        engine: context(workspace, selection.vendor_name, selection.vendor, engine=engine, site=site)
+        for engine in sorted(engines)
+    }
 
 
 def prepared(workspace: Workspace, selection: Selection, *, write: bool) -> dict[str, data.Manifest]:
@@ -114,11 +183,18 @@ def prepared(workspace: Workspace, selection: Selection, *, write: bool) -> dict
 
 
 def data_dir(workspace: Workspace, selection: Selection) -> Path:
-    return workspace.home / selection.cluster.data_dir
+    """Where this machine keeps prepared data; nodes have their own folder and get copies."""
+    if selection.cluster.transport == "local":
+        return workspace.home / selection.cluster.data_dir
+    return workspace.home / "results" / "data"
 
 
 def planned_for(
-    workspace: Workspace, selection: Selection, manifests: dict[str, data.Manifest], options: Options
+    workspace: Workspace,
+    selection: Selection,
+    manifests: dict[str, data.Manifest],
+    contexts: Mapping[str, Context],
+    options: Options,
 ) -> Plan:
     """The plan of a run that gets its identity now."""
     now = datetime.now(UTC)
@@ -140,8 +216,11 @@ def planned_for(
             trainer=workspace.trainer,
             data_dir=data_dir(workspace, selection),
             run_dir=run_dir,
+            # Nodes must know the port beforehand; another one every run, and looked at before the start.
+            master_port=0 if selection.cluster.transport == "local" else 20000 + int(nonce[:4], 16) % 10000,
         ),
         manifests=manifests,
+        contexts=contexts,
         options=options,
     )
 
@@ -173,7 +252,7 @@ def opened(workspace: Workspace, planned: Plan) -> RunFolder:
 
 
 def executed(
-    planned: Plan, folder: RunFolder, workspace: Workspace, phases: Phases, *, view: View, signals: Signals
+    planned: Plan, folder: RunFolder, runner: Runner, phases: Phases, *, view: View, signals: Signals
 ) -> dict[str, HostSeen]:
     """Runs every cell in order; after a signal or the time limit the rest is not started, and says so."""
     seen: dict[str, HostSeen] = {}
@@ -186,14 +265,14 @@ def executed(
         elif left is not None and left <= 0:
             seen[cell.cell_id] = not_run(f"the run's time limit of {planned.time_limit_s:g} s was used up")
         else:
-            seen[cell.cell_id] = trained(cell, folder, workspace, phases, left, view=view, signals=signals)
+            seen[cell.cell_id] = trained(cell, folder, runner, phases, left, view=view, signals=signals)
     return seen
 
 
 def trained(
     cell: Cell,
     folder: RunFolder,
-    workspace: Workspace,
+    runner: Runner,
     phases: Phases,
     time_limit_s: float | None,
     *,
@@ -211,7 +290,7 @@ def trained(
     with (
         view.training(cell.cell_id),
         phases.measure("launch"),
-        launched(cell.launches[0], working_directory=workspace.home) as launcher,
+        runner.launched(cell, folder) as launcher,
     ):
         seen = follow(
             launcher,

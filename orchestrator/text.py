@@ -104,7 +104,8 @@ PlainUrl = Annotated[
 ]
 #: Hosts that no proxy serves.
 HostList = Annotated[
-    str, Pattern(r"^[A-Za-z0-9.*:/_-]{1,120}(,[A-Za-z0-9.*:/_-]{1,120}){0,60}$", "host names with commas between")
+    str,
+    Pattern(r"^[A-Za-z0-9.*:/_-]{1,120}(,[A-Za-z0-9.*:/_-]{1,120}){0,60}$", "host names with commas between"),
 ]
 #: A device file, or one a device: /dev/xpu{index}.
 DevicePath = Annotated[

@@ -23,6 +23,9 @@ VERBS = {
     "parse": "Recompute a stored run from its raw files and compare.",
     "list": "List cases, vendors, clusters or runs.",
     "data": "Prepare and check token files.",
+    "vendors": "Check and render the vendors' folders.",
+    "hosts": "Show and store the host keys of a cluster's nodes.",
+    "lab": "A rehearsal cluster on this machine: real sshd, real dockerd.",
 }
 
 

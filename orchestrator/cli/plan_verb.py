@@ -23,13 +23,14 @@ def command(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     Ranks, batch arithmetic, steps, files, and the exact commands with their environment.
     """
     from orchestrator.plan import to_json
-    from orchestrator.run import planned_for, prepared
+    from orchestrator.run import contexts_of, planned_for, prepared
     from orchestrator.selection import select
 
     workspace, request = workspace_of(ctx), request_of(**given)
     selection = select(workspace, cases=request.cases, vendor=request.vendor, cluster=request.cluster)
     manifests = prepared(workspace, selection, write=False)
-    planned = planned_for(workspace, selection, manifests, request.options)
+    contexts = contexts_of(workspace, selection)
+    planned = planned_for(workspace, selection, manifests, contexts, request.options)
     click.echo(to_json(planned) if as_json else described(planned), nl=False)
 
 

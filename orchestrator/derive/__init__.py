@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from orchestrator.derive.rawfiles import described, read_bytes, read_logs, read_statuses, regular_files
+from orchestrator.derive.rawfiles import (
+    described,
+    read_bytes,
+    read_logs,
+    read_monitors,
+    read_statuses,
+    regular_files,
+)
 from orchestrator.errors import WORST_FIRST, ConfigError, Exit, Problem, worst
 from orchestrator.metrics import summarize
 from orchestrator.parse import PARSER_VERSION
@@ -51,7 +58,7 @@ def derive(folder: RunFolder, plan: Plan, host: Mapping[str, object] | None = No
             "transport": plan.transport,
             "argv": told.value("argv"),
         },
-        "environment": {"host": told.value("host"), "git": told.value("git")},
+        "environment": {"host": told.value("host"), "nodes": told.value("nodes"), "git": told.value("git")},
         "phases": told.value("phases"),
         "overhead_s": told.value("overhead_s"),
         "exit_code": worst(code for _, code in cells),
@@ -124,7 +131,8 @@ def _cell(folder: CellFolder, cell: Cell, host: _Host) -> tuple[Document, int]:
     seen = host.seen(cell.cell_id)
     logs, statuses = read_logs(folder, cell), read_statuses(folder, cell)
     judgement = judge(cell, logs, statuses, seen)
-    summary = summarize(cell, logs, mem_total_bytes=host.mem_total_bytes)
+    monitors = read_monitors(folder, cell)
+    summary = summarize(cell, logs, mem_total_bytes=host.mem_total_bytes, monitors=monitors)
     if judgement.verdict is not Verdict.MEASURED:
         summary = summary.withheld(f"{judgement.verdict}: {judgement.reasons[0]}")
     document = {
@@ -147,6 +155,7 @@ def _identity(cell: Cell) -> Document:
         "vendor": cell.vendor,
         "device": cell.device,
         "device_display": cell.device_display,
+        "rehearsal": cell.rehearsal,
         "num_nodes": cell.num_nodes,
         "devices_per_node": cell.devices_per_node,
         "stage": cell.stage,

@@ -8,6 +8,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.monitor import MonitorLog, read_monitor
 from orchestrator.parse.events import EventReader, RankLog
 from orchestrator.parse.status import MAX_STATUS_BYTES, NodeStatus, StatusProblem, read_status
 
@@ -60,6 +61,20 @@ def read_statuses(folder: CellFolder, cell: Cell) -> dict[int, NodeStatus | Stat
         if data is not None:
             statuses[launch.node_rank] = read_status(data)
     return statuses
+
+
+def read_monitors(folder: CellFolder, cell: Cell) -> dict[int, MonitorLog]:
+    """What the vendor's probe saw on every node that kept it."""
+    if cell.probe is None:
+        return {}
+    found: dict[int, MonitorLog] = {}
+    for launch in cell.launches:
+        chunks = read_chunks(folder.node(launch.node_rank).monitor)
+        if chunks is not None:
+            found[launch.node_rank] = read_monitor(
+                b"".join(chunks).splitlines(), cell.probe, capacity_bytes=cell.device_memory_bytes
+            )
+    return found
 
 
 def _rank_folders(node: NodeFolder) -> list[int]:

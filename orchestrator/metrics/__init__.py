@@ -16,9 +16,11 @@ from orchestrator.metrics.window import WindowStep, coverage, planned_ranks, win
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from orchestrator.monitor import MonitorLog
     from orchestrator.parse.events import RankLog
     from orchestrator.parse.records import Ready
     from orchestrator.plan import Cell
+    from orchestrator.probe import Sample
 
 __all__ = ["Metric", "Summary", "planned_ranks", "summarize"]
 
@@ -26,12 +28,18 @@ __all__ = ["Metric", "Summary", "planned_ranks", "summarize"]
 LOSS_STEPS = 5
 
 
-def summarize(cell: Cell, logs: Mapping[int, RankLog], *, mem_total_bytes: int | None = None) -> Summary:
+def summarize(
+    cell: Cell,
+    logs: Mapping[int, RankLog],
+    *,
+    mem_total_bytes: int | None = None,
+    monitors: Mapping[int, MonitorLog] | None = None,
+) -> Summary:
     """Every metric over the steps warmup + 1 … total of the planned ranks; None with a reason where there is
     none.
 
-    `mem_total_bytes` is MemTotal of the node, used where the device is the CPU itself. Never raises on
-    what ranks wrote.
+    `mem_total_bytes` is MemTotal of the node, used where the device is the CPU itself; `monitors` what the
+    vendor's probe saw on each node, by node rank. Never raises on what ranks or probes wrote.
     """
     try:
         found: tuple[WindowStep, ...] | str = window(cell, logs)
@@ -54,8 +62,10 @@ def summarize(cell: Cell, logs: Mapping[int, RankLog], *, mem_total_bytes: int |
             measured("loss_first_fifth", lambda: _fifth_loss(steps(), last=False)),
             measured("loss_last_fifth", lambda: _fifth_loss(steps(), last=True)),
             measured("grad_norm_last", lambda: _last_grad_norm(steps())),
-            measured("memory_used_bytes", lambda: _memory_used(cell, logs)),
-            measured("memory_capacity_bytes", lambda: _memory_capacity(cell, mem_total_bytes)),
+            measured("memory_used_bytes", lambda: _memory_used(cell, logs, monitors or {})),
+            measured(
+                "memory_capacity_bytes", lambda: _memory_capacity(cell, mem_total_bytes, monitors or {})
+            ),
             measured("memory_framework_peak_bytes", lambda: _framework(cell, logs, reserved=False)),
             measured("memory_framework_reserved_bytes", lambda: _framework(cell, logs, reserved=True)),
             measured("mfu_published", lambda: _mfu_published(cell, speed)),
@@ -110,7 +120,10 @@ def _last_grad_norm(steps: tuple[WindowStep, ...]) -> Computed:
     return norm, {}
 
 
-def _memory_used(cell: Cell, logs: Mapping[int, RankLog]) -> Computed:
+def _memory_used(cell: Cell, logs: Mapping[int, RankLog], monitors: Mapping[int, MonitorLog]) -> Computed:
+    if cell.probe is not None:
+        node, sample = _fullest(cell, monitors)
+        return int(sample.memory_used_bytes or 0), _probed(cell, node, sample, monitors)
     if cell.job.device.type != "cpu":
         raise NoValueError("no monitor samples: this figure is what a device's own monitor saw")
     per_host: dict[str, int] = defaultdict(int)
@@ -122,7 +135,36 @@ def _memory_used(cell: Cell, logs: Mapping[int, RankLog]) -> Computed:
     return max(per_host.values()), {"basis": "summed peak RSS", "hosts": len(per_host)}
 
 
-def _memory_capacity(cell: Cell, mem_total_bytes: int | None) -> Computed:
+def _fullest(cell: Cell, monitors: Mapping[int, MonitorLog]) -> tuple[int, Sample]:
+    """The node and the sample with the largest used share of its memory, over all nodes and devices."""
+    found = []
+    for launch in cell.launches:
+        log = monitors.get(launch.node_rank)
+        sample = log.fullest() if log else None
+        if sample is None:
+            raise NoValueError(f"the vendor's probe gave no memory sample on {launch.node}")
+        found.append((launch.node_rank, sample))
+    return max(found, key=lambda one: (one[1].memory_used_bytes or 0) / (one[1].memory_total_bytes or 1))
+
+
+def _probed(cell: Cell, node: int, sample: Sample, monitors: Mapping[int, MonitorLog]) -> Details:
+    """Where the sample was seen, how many there were, and what one probe cost."""
+    costs = [log.cost_s for log in monitors.values() if log.cost_s is not None]
+    return {
+        "basis": "vendor's probe",
+        "node_rank": node,
+        "device_index": sample.index,
+        "probes": sum(log.num_probes for log in monitors.values()),
+        "failed_probes": sum(log.num_failed for log in monitors.values()),
+        "probe_interval_s": cell.probe.interval_s if cell.probe else None,
+        "probe_cost_s": max(costs, default=None),
+    }
+
+
+def _memory_capacity(cell: Cell, mem_total_bytes: int | None, monitors: Mapping[int, MonitorLog]) -> Computed:
+    if cell.probe is not None:
+        _, sample = _fullest(cell, monitors)
+        return int(sample.memory_total_bytes or 0), {"basis": "vendor's probe"}
     if cell.job.device.type != "cpu":
         raise NoValueError("no monitor samples: this figure is what a device's own monitor saw")
     if mem_total_bytes is None:

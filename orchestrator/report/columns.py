@@ -62,11 +62,15 @@ def _config(cell: Mapping[str, Any], notes: Notes, language: Language) -> TableC
     )
     if cell["stage"] is not None:
         text += say("config.stage", language, stage=cell["stage"])
-    if cell["proxy"] is None:
-        return TableCell(text=text)
-    proxy = cell["proxy"]
-    note = notes.number(say("note.proxy", language, of=proxy["of"], why=proxy["why"]))
-    return TableCell(text=text + say("config.proxy", language), notes=(note,))
+    marks = []
+    if cell["proxy"] is not None:
+        proxy = cell["proxy"]
+        text += say("config.proxy", language)
+        marks.append(notes.number(say("note.proxy", language, of=proxy["of"], why=proxy["why"])))
+    if cell.get("rehearsal") is not None:
+        text += say("config.rehearsal", language)
+        marks.append(notes.number(say("note.rehearsal", language, what=cell["rehearsal"])))
+    return TableCell(text=text, notes=tuple(marks))
 
 
 def _precision(cell: Mapping[str, Any], _notes: Notes, _language: Language) -> TableCell:
@@ -99,7 +103,7 @@ def _mem(cell: Mapping[str, Any], notes: Notes, language: Language) -> TableCell
     if missing:
         return missing
     text, marks = gib(cell["metrics"][used]["value"]), []
-    if cell["device_type"] == "cpu":
+    if cell["metrics"][used]["details"].get("basis") == "summed peak RSS":
         marks.append(notes.number(say("note.mem_cpu", language)))
     unknown = _no_number(cell, capacity, "mem", notes, language)
     if unknown:

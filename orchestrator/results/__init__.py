@@ -56,6 +56,10 @@ class NodeFolder:
         return self.path / "status.json"
 
     @property
+    def monitor(self) -> Path:
+        return self.path / "monitor.jsonl"
+
+    @property
     def launcher_log(self) -> Path:
         return self.path / "launcher.log"
 

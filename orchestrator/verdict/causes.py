@@ -131,6 +131,7 @@ def _stop(evidence: Evidence) -> list[str]:
         "stall": ("hung", f"no new step for {limits.stall_s:g} s"),
         "startup_limit": ("start-up limit", f"not every rank was under way after {limits.startup_s:g} s"),
         "time_limit": ("time limit", "the run's time limit was used up"),
+        "node_lost": ("lost", "what became of the ranks is not known"),
     }
     signal = host.stopped.removeprefix("signal:")
     label, text = words.get(host.stopped, ("stopped", f"stopped by {signal}"))

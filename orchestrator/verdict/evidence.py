@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from orchestrator.parse.strict import Fields
 
 #: Why the host itself stopped a cell, besides "signal:<NAME>".
-STOPS = ("stall", "startup_limit", "time_limit")
+STOPS = ("stall", "startup_limit", "time_limit", "node_lost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

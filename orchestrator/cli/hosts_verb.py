@@ -1,0 +1,96 @@
+"""`nx8 hosts`"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.common import workspace_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from orchestrator.cluster import Cluster
+
+CLUSTER = click.option("--cluster", required=True, metavar="NAME", help="A file of cluster/.")
+
+
+@click.group("hosts")
+def command() -> None:
+    """Show and store the host keys of a cluster's nodes."""
+
+
+@command.command("pin")
+@CLUSTER
+@click.option("--yes", is_flag=True, help="Store without asking.")
+@click.option("--replace", is_flag=True, help="Also replace keys that have changed.")
+@click.pass_context
+def pin(ctx: click.Context, cluster: str, yes: bool, replace: bool) -> int:
+    """Ask every node for its host keys, show their fingerprints, and store them.
+
+    Compare the fingerprints out of band: whoever answers is trusted from then on.
+    """
+    from orchestrator import hosts
+
+    loaded, file, shown = _cluster(ctx, cluster)
+    survey = hosts.survey(loaded, file)
+    width = max((len(key.node) for key in survey.keys), default=0)
+    for key in survey.keys:
+        was = f"  (was {key.was})" if key.was else ""
+        click.echo(f"{key.node:<{width}}  {key.kind:<19}  {key.fingerprint}  {key.state}{was}")
+    if survey.failed:
+        click.echo(str(survey.failed), err=True)
+    failure = int(survey.failed.exit_code) if survey.failed else 0
+    if survey.changed and not replace:
+        nodes = sorted({key.node for key in survey.changed})
+        click.echo(
+            f"the keys of {', '.join(nodes)} are not those stored in {shown}. A new installation, or someone "
+            "in between? When it is explained: add --replace. Nothing was stored for them.",
+            err=True,
+        )
+        failure = 3
+    wanted = len(survey.new) + (len(survey.changed) if replace else 0)
+    if not wanted:
+        click.echo("nothing to store")
+        return failure
+    if not yes and not _agreed(shown):
+        click.echo("nothing was stored: answer yes on a terminal, or give --yes", err=True)
+        return failure or 2
+    click.echo(f"{hosts.store(survey, replace=replace)} keys stored in {shown}")
+    return failure
+
+
+@command.command("list")
+@CLUSTER
+@click.pass_context
+def list_(ctx: click.Context, cluster: str) -> None:
+    """Print what is pinned."""
+    from orchestrator import hosts
+
+    loaded, file, shown = _cluster(ctx, cluster)
+    for node, keys in hosts.pinned(loaded, file).items():
+        for key in keys:
+            click.echo(f"{node}  {key.kind:<19}  {key.fingerprint}  {shown}:{key.line}")
+        if not keys:
+            click.echo(f"{node}  not pinned")
+
+
+def _agreed(shown: str) -> bool:
+    if not sys.stdin.isatty():
+        return False
+    return bool(click.prompt(f"store them in {shown}? (yes/no)", type=str).strip() == "yes")
+
+
+def _cluster(ctx: click.Context, name: str) -> tuple[Cluster, Path, str]:
+    """The cluster, its known_hosts file, and that file as a person would name it. Raises ConfigError."""
+    from orchestrator import hosts
+    from orchestrator.cluster import Cluster
+    from orchestrator.load import load
+
+    workspace = workspace_of(ctx)
+    path = workspace.cluster_file(name)
+    loaded = load(path, Cluster, shown_as=workspace.shown(path))
+    file = hosts.known_hosts_file(workspace, name, loaded)
+    return loaded, file, workspace.shown(file)

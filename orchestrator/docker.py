@@ -1,0 +1,512 @@
+"""docker's arguments out, docker's answers in. Pure; the only place that knows either.
+
+A command is a tuple of words that no shell ever reads. A value is always glued to its option
+(`--name=value`), so it cannot become an option itself, and one that docker would split or read differently is
+refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.errors import ConfigError, Problem
+from orchestrator.text import (
+    AbsolutePath,
+    Capability,
+    DevicePath,
+    EnvName,
+    ImageReference,
+    Name,
+    UlimitName,
+    fits,
+    wants,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from orchestrator.vendors import Vendor
+
+DOCKER = "docker"
+#: Where things stand inside every container.
+CONTAINER_JOB = "/nx8/job"
+CONTAINER_DATA = "/nx8/data"
+CONTAINER_TRAINER = "/opt/nx8/trainer"
+GIB = 1024**3
+#: An answer beyond this is not docker's.
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+CONTAINER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+#: A container or image, by name or identifier.
+OBJECT = re.compile(r"(sha256:)?[A-Za-z0-9][A-Za-z0-9_.:/@-]{0,511}")
+LABEL_KEY = re.compile(r"[a-z0-9]([a-z0-9._/-]{0,126}[a-z0-9])?")
+USER = re.compile(r"[0-9]{1,10}:[0-9]{1,10}")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """A folder of the node inside the container, at `target`."""
+
+    source: str
+    target: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSpec:
+    """Everything that is asked of docker for one container; `run_argv` says it and nothing else.
+
+    `gpus` are indices for --gpus, or None to leave that option away. `user` is uid:gid, None for the image's.
+    """
+
+    image: str
+    name: str
+    command: tuple[str, ...]
+    labels: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+    devices: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    runtime: str | None = None
+    gpus: tuple[int, ...] | None = None
+    shm_size_bytes: int = 32 * GIB
+    ulimits: dict[str, int] = field(default_factory=dict)
+    pids_limit: int = 32768
+    ipc: Literal["private", "shareable", "host"] = "private"
+    network: Literal["host", "none", "bridge"] = "host"
+    capabilities: tuple[str, ...] = ()
+    privileged: bool = False
+    no_new_privileges: bool = True
+    user: str | None = None
+    workdir: str = CONTAINER_JOB
+    init: bool = True
+    interactive: bool = True
+    stop_timeout_s: int = 10
+    log_max_mib: int = 32
+
+    def __post_init__(self) -> None:
+        problems = [
+            Problem(code="E203", message=message, help="docker would not read this as it is meant")
+            for message in _complaints(self)
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+
+def _complaints(spec: ContainerSpec) -> Iterable[str]:
+    if not fits(ImageReference, spec.image) and not re.fullmatch(r"sha256:[0-9a-f]{64}", spec.image):
+        yield f"image {spec.image!r}: wants {wants(ImageReference)}"
+    if not CONTAINER_NAME.fullmatch(spec.name):
+        yield f"container name {spec.name!r}: letters, digits, '_', '.' and '-' only"
+    if not spec.command or spec.command[0].startswith("-"):
+        yield f"command {' '.join(spec.command)!r}: its first word is a program"
+    for word in (*spec.command, *spec.environment.values(), *spec.labels.values()):
+        if CONTROL.search(word):
+            yield f"{word!r} holds a control character"
+    yield from (f"label {key!r}" for key in spec.labels if not LABEL_KEY.fullmatch(key))
+    yield from (
+        f"variable {name!r}: wants {wants(EnvName)}" for name in spec.environment if not fits(EnvName, name)
+    )
+    for path in (*(path for one in spec.mounts for path in (one.source, one.target)), spec.workdir):
+        if not fits(AbsolutePath, path) or ".." in path.split("/"):
+            yield f"path {path!r}: wants {wants(AbsolutePath)}, without '..'"
+        elif path.rstrip("/") in ("/var/run/docker.sock", "/run/docker.sock"):
+            yield f"{path} hands the node to the container"
+    yield from (
+        f"target {one.target!r} is the container's root" for one in spec.mounts if one.target.strip("/") == ""
+    )
+    for path in spec.devices:
+        if not fits(DevicePath, path) or "{" in path:
+            yield f"device {path!r}: wants a path below /dev"
+    yield from (f"group {name!r}: wants {wants(Name)}" for name in spec.groups if not fits(Name, name))
+    if spec.runtime is not None and not fits(Name, spec.runtime):
+        yield f"runtime {spec.runtime!r}: wants {wants(Name)}"
+    yield from (
+        f"limit {name!r}: wants {wants(UlimitName)}" for name in spec.ulimits if not fits(UlimitName, name)
+    )
+    yield from (
+        f"capability {one!r}: wants {wants(Capability)}"
+        for one in spec.capabilities
+        if not fits(Capability, one)
+    )
+    if spec.user is not None and not USER.fullmatch(spec.user):
+        yield f"user {spec.user!r}: wants uid:gid in figures"
+
+
+def container_spec(
+    vendor: Vendor,
+    *,
+    engine: str,
+    image: str,
+    name: str,
+    command: tuple[str, ...],
+    num_devices: int,
+    node_job_dir: str,
+    node_data_dir: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    user: str | None = None,
+) -> ContainerSpec:
+    """A vendor's container with the fixed layout: the job's folder writable at /nx8/job, the data read-only
+    at /nx8/data, the driver's folders read-only where they are on the node. `environment` wins over the
+    vendor's.
+    """
+    docker = vendor.docker
+    mounts = [Mount(source=node_job_dir, target=CONTAINER_JOB, read_only=False)]
+    if node_data_dir is not None:
+        mounts.append(Mount(source=node_data_dir, target=CONTAINER_DATA))
+    mounts += [Mount(source=path, target=path) for path in docker.volumes]
+    return ContainerSpec(
+        image=image,
+        name=name,
+        command=command,
+        labels=dict(labels or {}),
+        environment=vendor.environment_of(engine, num_devices=num_devices) | dict(environment or {}),
+        mounts=tuple(mounts),
+        devices=vendor.device_files(num_devices=num_devices),
+        groups=docker.groups,
+        runtime=docker.runtime,
+        gpus=tuple(range(num_devices)) if docker.gpus else None,
+        shm_size_bytes=round(docker.shm_size_gib * GIB),
+        ulimits={str(limit): value for limit, value in docker.ulimits.items()},
+        pids_limit=docker.pids_limit,
+        ipc=docker.ipc,
+        capabilities=docker.capabilities,
+        privileged=docker.privileged,
+        user=user,
+    )
+
+
+def run_argv(spec: ContainerSpec) -> tuple[str, ...]:
+    """`docker run`: starts the container and prints its identifier. Nothing is pulled, nothing is removed,
+    and no capability is left but those that are listed.
+    """
+    words = ["--detach", f"--name={spec.name}", "--pull=never", "--restart=no"]
+    words += [f"--label={key}={value}" for key, value in sorted(spec.labels.items())]
+    words += [f"--env={key}={value}" for key, value in sorted(spec.environment.items())]
+    words += [
+        f"--mount=type=bind,source={one.source},target={one.target}{',readonly' if one.read_only else ''}"
+        for one in spec.mounts
+    ]
+    words += [f"--device={path}" for path in spec.devices]
+    words += [f"--group-add={name}" for name in spec.groups]
+    words += [f"--runtime={spec.runtime}"] if spec.runtime else []
+    # docker reads this value as CSV: the quotes keep the list of devices one field.
+    words += [f'--gpus="device={",".join(map(str, spec.gpus))}"'] if spec.gpus is not None else []
+    words += [f"--shm-size={spec.shm_size_bytes}"]
+    words += [f"--ulimit={name}={value}" for name, value in sorted(spec.ulimits.items())]
+    words += [f"--pids-limit={spec.pids_limit}", f"--ipc={spec.ipc}", f"--network={spec.network}"]
+    words += ["--privileged"] if spec.privileged else ["--cap-drop=ALL"]
+    words += [f"--cap-add={one}" for one in spec.capabilities]
+    words += ["--security-opt=no-new-privileges"] if spec.no_new_privileges else []
+    words += [f"--user={spec.user}"] if spec.user else []
+    words += [f"--workdir={spec.workdir}"]
+    words += ["--init"] if spec.init else []
+    words += ["--interactive"] if spec.interactive else []
+    words += [f"--stop-timeout={spec.stop_timeout_s}"]
+    words += ["--log-driver=local", f"--log-opt=max-size={spec.log_max_mib}m", "--log-opt=max-file=2"]
+    return (DOCKER, "run", *words, spec.image, *spec.command)
+
+
+def build_argv(
+    tag: str,
+    *,
+    build_args: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+    network: Literal["default", "host", "none"] = "default",
+    no_cache: bool = False,
+) -> tuple[str, ...]:
+    """`docker build` of a context that comes as a tar on its standard input; both builders know each word."""
+    _refuse(_bad_reference(tag))
+    for key, value in (build_args or {}).items():
+        _refuse(None if fits(EnvName, key) else f"build argument {key!r}", _control(value))
+    for key, value in (labels or {}).items():
+        _refuse(None if LABEL_KEY.fullmatch(key) else f"label {key!r}", _control(value))
+    words = [f"--tag={tag}", "--file=Dockerfile", "--force-rm"]
+    words += ["--no-cache"] if no_cache else []
+    words += [f"--network={network}"] if network != "default" else []
+    words += [f"--build-arg={key}={value}" for key, value in sorted((build_args or {}).items())]
+    words += [f"--label={key}={value}" for key, value in sorted((labels or {}).items())]
+    return (DOCKER, "build", *words, "-")
+
+
+def inspect_argv(container: str) -> tuple[str, ...]:
+    return (DOCKER, "container", "inspect", _object(container))
+
+
+def image_argv(image: str) -> tuple[str, ...]:
+    return (DOCKER, "image", "inspect", _object(image))
+
+
+def images_argv() -> tuple[str, ...]:
+    return (DOCKER, "image", "ls", "--no-trunc", "--digests", "--format={{json .}}")
+
+
+def tag_argv(image: str, tag: str) -> tuple[str, ...]:
+    _refuse(_bad_reference(tag))
+    return (DOCKER, "image", "tag", _object(image), tag)
+
+
+def pull_argv(image: str) -> tuple[str, ...]:
+    _refuse(_bad_reference(image))
+    return (DOCKER, "image", "pull", "--quiet", image)
+
+
+def load_argv() -> tuple[str, ...]:
+    """`docker image load` from standard input."""
+    return (DOCKER, "image", "load", "--quiet")
+
+
+def save_argv(*images: str) -> tuple[str, ...]:
+    """`docker image save` to standard output."""
+    return (DOCKER, "image", "save", *(_object(image) for image in images))
+
+
+def remove_image_argv(image: str) -> tuple[str, ...]:
+    return (DOCKER, "image", "rm", _object(image))
+
+
+def stop_argv(container: str, *, timeout_s: int = 10) -> tuple[str, ...]:
+    return (DOCKER, "container", "stop", f"--time={int(timeout_s)}", _object(container))
+
+
+def kill_argv(container: str) -> tuple[str, ...]:
+    return (DOCKER, "container", "kill", _object(container))
+
+
+def remove_argv(container: str) -> tuple[str, ...]:
+    """Removes it with its anonymous volumes, running or not."""
+    return (DOCKER, "container", "rm", "--force", "--volumes", _object(container))
+
+
+def wait_argv(container: str) -> tuple[str, ...]:
+    return (DOCKER, "container", "wait", _object(container))
+
+
+def logs_argv(container: str, *, tail: int = 50) -> tuple[str, ...]:
+    return (DOCKER, "container", "logs", f"--tail={int(tail)}", _object(container))
+
+
+def list_argv(labels: Mapping[str, str]) -> tuple[str, ...]:
+    """Identifiers of every container, running or not, that has all these labels."""
+    for key, value in labels.items():
+        _refuse(None if LABEL_KEY.fullmatch(key) else f"label {key!r}", _control(value))
+    filters = [f"--filter=label={key}={value}" for key, value in sorted(labels.items())]
+    return (DOCKER, "container", "ls", "--all", "--quiet", "--no-trunc", *filters)
+
+
+def version_argv() -> tuple[str, ...]:
+    return (DOCKER, "version", "--format={{json .}}")
+
+
+def info_argv() -> tuple[str, ...]:
+    return (DOCKER, "info", "--format={{json .}}")
+
+
+def _object(name: str) -> str:
+    _refuse(None if OBJECT.fullmatch(name) else f"{name!r} is no name of an image or container")
+    return name
+
+
+def _bad_reference(reference: str) -> str | None:
+    return None if fits(ImageReference, reference) else f"image {reference!r}: wants {wants(ImageReference)}"
+
+
+def _control(value: str) -> str | None:
+    return f"{value!r} holds a control character" if CONTROL.search(value) else None
+
+
+def _refuse(*complaints: str | None) -> None:
+    problems = [Problem(code="E203", message=one) for one in complaints if one is not None]
+    if problems:
+        raise ConfigError(problems)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerState:
+    """What docker says of one container. `exit_code` is None while it runs and before it did.
+
+    Times are docker's own text, None before they happened.
+    """
+
+    id: str
+    name: str | None
+    image_id: str | None
+    status: str
+    running: bool
+    exit_code: int | None
+    oom_killed: bool
+    error: str | None
+    started_at: str | None
+    finished_at: str | None
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFacts:
+    """One image. `digests` are the registries' names for it, empty where it never met one."""
+
+    id: str
+    tags: tuple[str, ...]
+    digests: tuple[str, ...]
+    size_bytes: int | None
+    created: str | None
+    architecture: str | None
+    os: str | None
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineVersion:
+    """Versions of docker's two halves; `server` is None where no daemon answered."""
+
+    client: str | None
+    server: str | None
+    api: str | None
+    os: str | None
+    architecture: str | None
+    kernel: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedImage:
+    """One line of `docker image ls`; docker's `<none>` is None here."""
+
+    id: str
+    repository: str | None
+    tag: str | None
+    digest: str | None
+
+
+def read_inspect(raw: bytes) -> ContainerState | Problem:
+    """The answer to `inspect_argv`, or what is wrong with it. Never raises."""
+    found = _only(raw, "docker container inspect")
+    if isinstance(found, Problem):
+        return found
+    state = _mapping(found.get("State"))
+    identifier, status = _text(found.get("Id")), _text(state.get("Status"))
+    running = state.get("Running")
+    if identifier is None or status is None or not isinstance(running, bool):
+        return _odd(raw, "docker container inspect", "no Id, State.Status or State.Running")
+    ended = not running and status in ("exited", "dead")
+    return ContainerState(
+        id=identifier,
+        name=(_text(found.get("Name")) or "").removeprefix("/") or None,
+        image_id=_text(found.get("Image")),
+        status=status,
+        running=running,
+        exit_code=_whole(state.get("ExitCode")) if ended else None,
+        oom_killed=state.get("OOMKilled") is True,
+        error=_text(state.get("Error")),
+        started_at=_time(state.get("StartedAt")),
+        finished_at=_time(state.get("FinishedAt")),
+        labels=_labels(_mapping(found.get("Config")).get("Labels")),
+    )
+
+
+def read_image(raw: bytes) -> ImageFacts | Problem:
+    """The answer to `image_argv`, or what is wrong with it. Never raises."""
+    found = _only(raw, "docker image inspect")
+    if isinstance(found, Problem):
+        return found
+    identifier = _text(found.get("Id"))
+    if identifier is None or not re.fullmatch(r"sha256:[0-9a-f]{64}", identifier):
+        return _odd(raw, "docker image inspect", "no Id of sha256")
+    return ImageFacts(
+        id=identifier,
+        tags=_texts(found.get("RepoTags")),
+        digests=_texts(found.get("RepoDigests")),
+        size_bytes=_whole(found.get("Size")),
+        created=_text(found.get("Created")),
+        architecture=_text(found.get("Architecture")),
+        os=_text(found.get("Os")),
+        labels=_labels(_mapping(found.get("Config")).get("Labels")),
+    )
+
+
+def read_images(raw: bytes) -> tuple[tuple[ListedImage, ...], int]:
+    """The answer to `images_argv`: its images, and the number of lines that are none. Never raises."""
+    listed: list[ListedImage] = []
+    strange = 0
+    for line in raw[:MAX_ANSWER_BYTES].split(b"\n"):
+        if not line.strip():
+            continue
+        found = _mapping(_json(line))
+        identifier = _text(found.get("ID"))
+        if identifier is None:
+            strange += 1
+            continue
+        repository, tag, digest = (
+            None if (word := _text(found.get(key))) == "<none>" else word
+            for key in ("Repository", "Tag", "Digest")
+        )
+        listed.append(ListedImage(id=identifier, repository=repository, tag=tag, digest=digest))
+    return tuple(listed), strange
+
+
+def read_version(raw: bytes) -> EngineVersion | Problem:
+    """The answer to `version_argv`, or what is wrong with it. Never raises."""
+    found = _json(raw[:MAX_ANSWER_BYTES])
+    if not isinstance(found, dict) or not ({"Client", "Server"} & found.keys()):
+        return _odd(raw, "docker version", "neither Client nor Server")
+    client, server = _mapping(found.get("Client")), _mapping(found.get("Server"))
+    return EngineVersion(
+        client=_text(client.get("Version")),
+        server=_text(server.get("Version")),
+        api=_text(server.get("ApiVersion")),
+        os=_text(server.get("Os")),
+        architecture=_text(server.get("Arch")),
+        kernel=_text(server.get("KernelVersion")),
+    )
+
+
+def _only(raw: bytes, said_by: str) -> dict[str, Any] | Problem:
+    """The one object of a list that docker's inspect prints."""
+    if len(raw) > MAX_ANSWER_BYTES:
+        return _odd(raw, said_by, f"more than {MAX_ANSWER_BYTES} bytes")
+    found = _json(raw)
+    if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], dict):
+        return _odd(raw, said_by, "not a list of one object")
+    return found[0]
+
+
+def _odd(raw: bytes, said_by: str, what: str) -> Problem:
+    begin = raw[:120].decode("utf-8", errors="replace")
+    shown = "".join(char if char.isprintable() else "\ufffd" for char in begin)
+    return Problem(code="E204", message=f"{said_by} answered something else: {what}; it begins {shown!r}")
+
+
+def _json(raw: bytes) -> Any:
+    try:
+        return json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _time(value: Any) -> str | None:
+    """docker writes the year 1 for what has not happened."""
+    text = _text(value)
+    return None if text is None or text.startswith("0001-") else text
+
+
+def _labels(value: Any) -> dict[str, str]:
+    return {key: one for key, one in _mapping(value).items() if isinstance(one, str)}

@@ -1,0 +1,127 @@
+"""What a vendor's probe printed beside a run → samples over time, and what of it was not understood. Pure.
+
+The file is written on the node by node/monitor.py, one JSON object a line; nothing in it is trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.probe import Sample, read_probe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from orchestrator.vendors import Probe
+
+MAX_LINE_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """The devices of one node at one time of its monotonic clock."""
+
+    t_s: float
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorLog:
+    """Everything one node's monitor wrote.
+
+    `num_probes` counts the probe's starts, `num_failed` those that ended badly or not at all, `num_unread`
+    what was printed and not understood; `cost_s` is the median time one probe took, `ended` whether the
+    monitor wrote its last line.
+    """
+
+    observed: tuple[Observed, ...]
+    num_probes: int
+    num_failed: int
+    num_unread: int
+    unread: tuple[str, ...]
+    cost_s: float | None
+    ended: bool
+
+    def fullest(self) -> Sample | None:
+        """The sample with the largest used share of its memory; None where no sample knows both."""
+        known = [
+            sample
+            for one in self.observed
+            for sample in one.samples
+            if sample.memory_used_bytes is not None and sample.memory_total_bytes
+        ]
+        return max(known, key=_share, default=None)
+
+    def energy_j(self) -> float | None:
+        """Energy of all devices over the observed time, by the trapezoid rule; None without power."""
+        total, seen = 0.0, False
+        for before, after in zip(self.observed, self.observed[1:], strict=False):
+            powers = [_power(one) for one in (before, after)]
+            if None not in powers:
+                total += (powers[0] + powers[1]) / 2 * max(0.0, after.t_s - before.t_s)  # type: ignore[operator]
+                seen = True
+        return total if seen else None
+
+
+def _share(sample: Sample) -> float:
+    return (sample.memory_used_bytes or 0) / (sample.memory_total_bytes or 1)
+
+
+def _power(one: Observed) -> float | None:
+    powers = [sample.power_w for sample in one.samples]
+    known = [power for power in powers if power is not None]
+    return sum(known) if known and len(known) == len(powers) else None
+
+
+def read_monitor(lines: Iterable[bytes], probe: Probe, *, capacity_bytes: int | None = None) -> MonitorLog:
+    """The log of one node. Never raises: a line that is none of ours is counted as unread."""
+    observed: list[Observed] = []
+    costs: list[float] = []
+    probes = failed = unread = 0
+    kept: list[str] = []
+    ended = False
+    for record in _records(lines):
+        if record is None:
+            unread += 1
+        elif "end" in record:
+            ended = True
+        else:
+            probes += 1
+            took_s, t_s, out = _number(record.get("took_s")), _number(record.get("t_s")), record.get("out")
+            if took_s is not None:
+                costs.append(took_s)
+            if record.get("rc") != 0 or t_s is None or not isinstance(out, str):
+                failed += 1
+                continue
+            reading = read_probe(out.encode("utf-8", "surrogatepass"), probe, capacity_bytes=capacity_bytes)
+            observed.append(Observed(t_s=t_s, samples=reading.samples))
+            unread += reading.num_unread
+            kept += reading.unread[: max(0, 5 - len(kept))]
+    return MonitorLog(
+        observed=tuple(observed),
+        num_probes=probes,
+        num_failed=failed,
+        num_unread=unread,
+        unread=tuple(kept),
+        cost_s=statistics.median(costs) if costs else None,
+        ended=ended,
+    )
+
+
+def _records(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:
+    for line in lines:
+        try:
+            record = json.loads(line) if len(line) <= MAX_LINE_BYTES else None
+        except (ValueError, RecursionError):
+            record = None
+        yield record if isinstance(record, dict) else None
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300:
+        return float(value) if math.isfinite(value) else None
+    return None

@@ -1,0 +1,10 @@
+# cpu, engine ddp. Made by nx8 from dockerfiles/cpu/Dockerfile.j2; changes here are lost.
+FROM docker.io/library/python:3.11-slim-bookworm
+LABEL nx8.vendor=cpu nx8.engine=ddp
+# Installs only what the base image lacks, so a base that has everything builds without a network.
+COPY nx8/provide.py /opt/nx8/provide.py
+RUN ["python3", "/opt/nx8/provide.py", "torch=torch==2.13.0"]
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+COPY nx8/trainer/ /opt/nx8/trainer/
+WORKDIR /opt/nx8
+CMD ["python3", "/opt/nx8/trainer/launch.py", "--help"]
