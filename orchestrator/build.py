@@ -104,8 +104,8 @@ def hand_on(pool: Pool, source: str, targets: tuple[str, ...], tag: str, *, fold
 def _saved(remote: Remote, tag: str, folder: str) -> str:
     path = f"{folder}/{tag.replace(':', '-')}.tar"
     remote.make_dirs(folder)
-    program, verb, *rest = docker.save_argv(tag)
-    done = remote.run((program, verb, f"--output={path}", *rest), timeout_s=BUILD_LIMIT_S)
+    *words, image = docker.save_argv(tag)
+    done = remote.run((*words, f"--output={path}", image), timeout_s=BUILD_LIMIT_S)
     if done.rc != 0:
         raise BuildError(_not_handed_on(remote, done))
     return path

@@ -89,7 +89,7 @@ class ContainerSpec:
 
     def __post_init__(self) -> None:
         problems = [
-            Problem(code="E203", message=message, help="docker would not read this as it is meant")
+            Problem(code="E240", message=message, help="docker would not read this as it is meant")
             for message in _complaints(self)
         ]
         if problems:
@@ -320,7 +320,7 @@ def _control(value: str) -> str | None:
 
 
 def _refuse(*complaints: str | None) -> None:
-    problems = [Problem(code="E203", message=one) for one in complaints if one is not None]
+    problems = [Problem(code="E240", message=one) for one in complaints if one is not None]
     if problems:
         raise ConfigError(problems)
 
@@ -476,7 +476,7 @@ def _only(raw: bytes, said_by: str) -> dict[str, Any] | Problem:
 def _odd(raw: bytes, said_by: str, what: str) -> Problem:
     begin = raw[:120].decode("utf-8", errors="replace")
     shown = "".join(char if char.isprintable() else "\ufffd" for char in begin)
-    return Problem(code="E204", message=f"{said_by} answered something else: {what}; it begins {shown!r}")
+    return Problem(code="E241", message=f"{said_by} answered something else: {what}; it begins {shown!r}")
 
 
 def _json(raw: bytes) -> Any:

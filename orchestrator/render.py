@@ -73,7 +73,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 def base_reference(vendor: Vendor, engine: str, site: Site) -> str:
     """The image that FROM names: the site's own, else the vendor's, from the site's mirror where it has one.
 
-    Raises ConfigError (E205) when there is none, or when the site's cannot be a reference.
+    Raises ConfigError (E242) when there is none, or when the site's cannot be a reference.
     """
     if site.base_image is not None:
         return _fitting(ImageReference, site.base_image, "site.base_image")
@@ -81,7 +81,7 @@ def base_reference(vendor: Vendor, engine: str, site: Site) -> str:
     if image is None:
         raise ConfigError(
             Problem(
-                code="E205",
+                code="E242",
                 message=f"{vendor.display_name} lists no image for engine {engine}",
                 help="add it under images in its vendor.yaml, or name site.base_image in the cluster file",
             )
@@ -96,7 +96,7 @@ def base_reference(vendor: Vendor, engine: str, site: Site) -> str:
 def build_args(site: Site) -> dict[str, str]:
     """The proxies, as the build arguments that docker knows by itself and keeps out of an image's history.
 
-    Raises ConfigError (E205) for one with a user or password in it: a build argument is no place for them.
+    Raises ConfigError (E242) for one with a user or password in it: a build argument is no place for them.
     """
     given = {
         "http_proxy": (PlainUrl, site.http_proxy),
@@ -114,7 +114,7 @@ def build_args(site: Site) -> dict[str, str]:
 def dockerfile(folder: Path, name: str, vendor: Vendor, *, engine: str, site: Site) -> str:
     """The Dockerfile of one vendor and engine; `folder` is dockerfiles/. It ends with a newline.
 
-    Raises ConfigError (E205) for a value that may not stand in one and (E206) for a template that fails.
+    Raises ConfigError (E242) for a value that may not stand in one and (E243) for a template that fails.
     """
     _fitting(Name, name, "vendor")
     _fitting(Name, engine, "engine")
@@ -142,7 +142,7 @@ def dockerfile(folder: Path, name: str, vendor: Vendor, *, engine: str, site: Si
     except (TemplateError, OSError, UnicodeDecodeError, TypeError, ArithmeticError) as error:
         raise ConfigError(
             Problem(
-                code="E206",
+                code="E243",
                 file=f"dockerfiles/{name}/{TEMPLATE}",
                 line=getattr(error, "lineno", None),
                 message=f"{type(error).__name__}: {error}",
@@ -152,7 +152,7 @@ def dockerfile(folder: Path, name: str, vendor: Vendor, *, engine: str, site: Si
     if len(text.encode("utf-8")) > MAX_DOCKERFILE_BYTES:
         raise ConfigError(
             Problem(
-                code="E206",
+                code="E243",
                 message=f"dockerfiles/{name}/{TEMPLATE} makes more than {MAX_DOCKERFILE_BYTES} bytes",
             )
         )
@@ -162,7 +162,7 @@ def dockerfile(folder: Path, name: str, vendor: Vendor, *, engine: str, site: Si
 def context(workspace: Workspace, name: str, vendor: Vendor, *, engine: str, site: Site) -> Context:
     """The Dockerfile with the trainer and, where the site has them, wheels: sorted, without times and owners.
 
-    Raises ConfigError as `dockerfile` does, and (E207) for a wheels folder that cannot be read.
+    Raises ConfigError as `dockerfile` does, and (E244) for a wheels folder that cannot be read.
     """
     text = dockerfile(workspace.vendors, name, vendor, engine=engine, site=site)
     files = {"Dockerfile": text.encode("utf-8"), "nx8/provide.py": (workspace.vendors / PROVIDE).read_bytes()}
@@ -219,7 +219,7 @@ def _wheels(workspace: Workspace, folder: str) -> dict[str, bytes]:
         what = f"holds {', '.join(wrong[:5])}" if wrong else "is no folder with files in it"
         raise ConfigError(
             Problem(
-                code="E207",
+                code="E244",
                 message=f"site.wheels: {_shown(folder)} {what}",
                 help="it holds *.whl and *.tar.gz",
             )
@@ -242,7 +242,7 @@ def _fitting(kind: Any, value: str, what: str) -> str:
     if not fits(kind, value):
         raise ConfigError(
             Problem(
-                code="E205",
+                code="E242",
                 message=f"{what}: {_shown(value)} cannot stand in an image",
                 help=f"wants {wants(kind)}",
             )

@@ -51,7 +51,7 @@ def check(workspace: Workspace, name: str) -> Checked:
         *_probe(workspace, name, vendor),
     ]
     shown = workspace.shown(path)
-    problems = tuple(Problem(code="E208", file=shown, message=message) for message in said)
+    problems = tuple(Problem(code="E245", file=shown, message=message) for message in said)
     return Checked(vendor=name, problems=problems, notes=tuple(_notes(vendor)))
 
 

@@ -64,10 +64,10 @@ def test_a_misspelt_verb_is_met_with_a_suggestion() -> None:
 
 
 def test_an_unknown_vendor_exits_2_and_says_which_files_are_missing_and_how_to_get_them() -> None:
-    done = nx8("run", "llama2_7b", "--vendor", "mthreads")
+    done = nx8("run", "llama2_7b", "--vendor", "nobody")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "dockerfiles/mthreads/vendor.yaml is missing" in done.stderr
+    assert "dockerfiles/nobody/vendor.yaml is missing" in done.stderr
     assert "cluster/<name>.yaml is missing" in done.stderr
     assert "copy cluster/example.yaml" in done.stderr
 

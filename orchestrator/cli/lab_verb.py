@@ -121,7 +121,7 @@ def checked(name: str) -> str:
     raise ConfigError(
         Problem(
             code="E285",
-            message=f"--name {name!r}: wants small letters, digits and '-', 31 at most, not cache, local or example",
+            message=f"--name {name!r}: wants a-z, 0-9 and -, 31 at most; not cache, local, example",
         )
     )
 

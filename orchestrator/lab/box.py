@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from orchestrator.errors import ConfigError, Nx8Error, PreflightError, Problem
 from orchestrator.lab import cache, host, nodes, standins, state
 from orchestrator.lab.names import Names, address, room
+from orchestrator.lab.state import LabNode
 from orchestrator.load import load
 from orchestrator.vendors import Vendor
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.lab.cache import Parts, Sources
-    from orchestrator.lab.state import Lab, LabNode
+    from orchestrator.lab.state import Lab
     from orchestrator.workspace import Workspace
 
 READY_LIMIT_S = 120.0
@@ -46,8 +47,8 @@ class Wish:
 def up(workspace: Workspace, wish: Wish, *, sources: Sources, say: Callable[[str], None]) -> Lab:
     """A running lab and its cluster file. Whatever goes wrong, what was begun is taken down again.
 
-    Raises ConfigError for a wish that cannot be, PreflightError where this machine cannot carry it or a node does
-    not come up, BusyError when another `nx8 lab` works on the same lab.
+    Raises ConfigError for a wish that cannot be, PreflightError where this machine cannot carry it or a node
+    does not come up, BusyError when another `nx8 lab` works on the same lab.
     """
     names = Names.of(workspace, wish.name)
     vendor, device = _chosen(workspace, wish)
@@ -68,7 +69,10 @@ def up(workspace: Workspace, wish: Wish, *, sources: Sources, say: Callable[[str
 
 
 def down(workspace: Workspace, name: str) -> bool:
-    """Removes all of a lab, however it ended; False where there was nothing. Raises BusyError or PreflightError."""
+    """Removes all of a lab, however it ended; False where there was nothing.
+
+    Raises BusyError while another `nx8 lab` works on it, PreflightError naming what would not go.
+    """
     names = Names.of(workspace, name)
     host.require()
     with host.alone(names.tag, wait_s=10.0, doing=f"lab {name}"):
@@ -77,7 +81,7 @@ def down(workspace: Workspace, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
-    """What `status` says of a node; `docker` is the version its daemon answers over ssh, None without an answer."""
+    """What `status` says of a node; `docker` is the version that its daemon answers over ssh, if it does."""
 
     node: LabNode
     alive: bool
@@ -230,7 +234,7 @@ def _note(node: LabNode) -> None:
 
 
 def await_ready(lab: Lab, node: LabNode) -> str:
-    """Docker's version on the node, once it answers over ssh. Raises PreflightError (E283) with the node's logs."""
+    """Docker's version on the node, once it answers over ssh; else PreflightError (E283) with its logs."""
     socket = node.root / "run/docker.sock"
 
     def answer() -> str | None:
@@ -317,7 +321,7 @@ def cluster_text(lab: Lab) -> str:
 {MARK}
 # yaml-language-server: $schema=../orchestrator/schemas/cluster.schema.json
 schema: 1
-description: {say(f"a rehearsal on this machine: {len(lab.nodes)} nodes, {lab.devices} stand-in devices each")}
+description: {say(f"a rehearsal on this machine: {len(lab.nodes)} nodes x {lab.devices} stand-ins")}
 vendor: {lab.vendor}
 device: {lab.device}
 transport: ssh
@@ -345,6 +349,10 @@ def _take_down(names: Names) -> bool:
         for problem in pool.map(lambda folder: _end(names, folder), folders):
             problems += problem
     for cgroup in cgroups | {path.name for path in _cgroups(names)}:
+        try:
+            nodes.end_cgroup(cgroup)
+        except Nx8Error as error:
+            problems += error.problems
         nodes.remove_cgroup(cgroup)
     left = sorted(path.name for path in _cgroups(names))
     if left:
@@ -378,7 +386,7 @@ def _end(names: Names, folder: Path) -> list[Problem]:
             host.Process(pid=noted[role][0], started=noted[role][1]) for role in ("holder", "init")
         )
     except (OSError, ValueError, KeyError):
-        # It never got as far as being noted; then it ended with its maker, or waits for a line that never comes.
+        # It never got as far as being noted: its set-up read the end of its input and ended.
         return []
     node = state.LabNode(
         name=folder.name,

@@ -1,5 +1,5 @@
-"""What every lab on this machine shares and nobody wants to make twice: the nodes' root, and docker's store with the
-base image in it. Built from Debian's packages and PyPI, under a name that holds the recipe's hash.
+"""What the labs of a machine share and nobody wants to make twice: the nodes' root, and docker's store with
+the base image in it. Built from Debian's packages and PyPI, under a name that holds the recipe's hash.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ NETWORK_LIMIT_S = 20.0
 DEBIAN_LIMIT_S = 900.0
 PIP_LIMIT_S = 1500.0
 STORE = "overlay2"
+PRIVATE_MOUNTS = ("unshare", "--mount", "--propagation", "private")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +148,7 @@ def _reachable(mirror: str) -> None:
         raise PreflightError(
             Problem(
                 code="E286",
-                message=f"the lab's base image is built from Debian's packages, but {url} cannot be read: {error}",
+                message=f"the base image is built from Debian's packages, but {url} cannot be read: {error}",
                 help="name a mirror that this machine reaches: nx8 lab up --mirror URL"
                 "   (or copy another machine's results/lab/cache)",
             )
@@ -190,8 +191,15 @@ def _make_image_root(sources: Sources, root: Path, say: Callable[[str], None]) -
     local, environment = pip_settings(sources.extra_index)
     with as_file(files("orchestrator.lab.files").joinpath("image_packages.sh")) as script:
         output = host.run(
-            ["unshare", "--mount", "--propagation", "private", "sh", script, root, sources.constraints]
-            + [":".join(map(str, local)), *PIP_PACKAGES],
+            [
+                *PRIVATE_MOUNTS,
+                "sh",
+                script,
+                root,
+                sources.constraints,
+                ":".join(map(str, local)),
+                *PIP_PACKAGES,
+            ],
             doing="installing torch and deepspeed into the base image",
             limit_s=PIP_LIMIT_S,
             environment=environment,
@@ -206,7 +214,7 @@ def _debian(
 ) -> None:
     begun_s = time.monotonic()
     host.run(
-        ["unshare", "--mount", "--propagation", "private", "mmdebstrap", "--mode=root", "--variant=minbase"]
+        [*PRIVATE_MOUNTS, "mmdebstrap", "--mode=root", "--variant=minbase"]
         + [f"--include={','.join(packages)}"]
         + [f"--dpkgopt=path-exclude={pattern}" for pattern in NO_WORDS]
         + [f'--aptopt=Acquire::http::Timeout "{NETWORK_LIMIT_S:g}"', '--aptopt=Acquire::Retries "2"']
@@ -225,8 +233,8 @@ def _proxies() -> dict[str, str]:
 
 
 def pip_settings(extra_index: str | None) -> tuple[list[Path], dict[str, str]]:
-    """The folders that this machine's pip finds packages in, and its settings as environment variables: pip inside
-    the image's root is to find what pip outside does.
+    """The folders that this machine's pip finds packages in, and its settings as environment variables: pip
+    inside the image's root is to find what pip outside does.
     """
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"],
@@ -281,8 +289,8 @@ def _make_store(
 
 
 def seed(parts: Parts, target: Path) -> None:
-    """A node's docker data root, as a farm of hard links: layers are never written to, and docker removing one only
-    unlinks it. On another file system it is copied.
+    """A node's docker data root, as a farm of hard links: layers are never written to, and docker removing
+    one only unlinks it. On another file system it is copied.
     """
     target.mkdir(mode=0o710)
     host.run(["cp", "-a", parts.store / "image", target], doing="copying docker's tables", limit_s=60)

@@ -1,5 +1,5 @@
-"""What can go wrong with a node, done to a real one: for tests and rehearsals. Each returns when it has happened,
-and has an opposite where one makes sense. Processes are ended by pid, never by name.
+"""What can go wrong with a node, done to a real one: for tests and rehearsals. Each returns when it has
+happened, and has an opposite where one makes sense. Processes are ended by pid, never by name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from orchestrator.lab.state import Lab, LabNode
 
 LIMIT_S = 30.0
+FILL = """\
+import sys
+with open(sys.argv[1], "wb", 0) as file:
+    try:
+        while file.write(bytes(4096)):
+            pass
+    except OSError:
+        pass
+"""
 SSHD, DOCKERD = "sshd", "dockerd"
 SILENT = """\
 import socket, sys
@@ -42,7 +51,7 @@ def stop_daemon(node: LabNode, daemon: str, *, signum: int = signal.SIGKILL) -> 
 
 
 def start_daemons(node: LabNode) -> None:
-    """Starts again what was stopped; returns when both are processes. They may not answer yet: box.await_ready."""
+    """Starts again what was stopped. Both may not answer yet when this returns: see box.await_ready."""
     node.init.kill(signal.SIGUSR1)
     host.until(
         lambda: all(_daemon(node, daemon) for daemon in (SSHD, DOCKERD)),
@@ -79,10 +88,8 @@ def full_disk(lab: Lab, node: LabNode, folder: str = "/srv", *, size_mib: int = 
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m,mode=755", "tmpfs", folder]
     host.run(lab.inside(node, *mount), doing=f"mounting over {folder}")
     try:
-        fill = "import sys\nwith open(sys.argv[1], 'wb', 0) as f:\n try:\n  while f.write(bytes(4096)): pass\n except OSError: pass"
-        host.run(
-            lab.inside(node, "python3", "-c", fill, f"{folder}/full"), doing=f"filling {folder}", limit_s=120
-        )
+        fill = lab.inside(node, "python3", "-c", FILL, f"{folder}/full")
+        host.run(fill, doing=f"filling {folder}", limit_s=120)
         yield
     finally:
         host.run(lab.inside(node, "umount", "-l", folder), doing=f"unmounting {folder}")
@@ -132,8 +139,8 @@ def silent_sshd(lab: Lab, node: LabNode) -> Iterator[None]:
 
 
 def script_probe(node: LabNode, values: list[dict[str, Any]] | None) -> None:
-    """From now on the node's probe reports these values, by device: quantity → °C, W, bytes or a fraction, over the
-    real ones. None takes them back.
+    """From now on the node's probe reports these values, by device: quantity → °C, W, bytes or a fraction,
+    over the real ones. None takes them back.
     """
     import json
 
@@ -158,7 +165,7 @@ def _await_ssh_port(lab: Lab, node: LabNode) -> None:
 
 
 def _hex(address: str) -> str:
-    """An IPv4 address as /proc/net/tcp writes it: the bytes of the machine's word, reversed on little-endian ones."""
+    """An IPv4 address as /proc/net/tcp writes it: as a number of the machine's own byte order."""
     import socket
     import sys
 
@@ -187,7 +194,7 @@ def _inner_pid(pid: int) -> int | None:
 
 
 def _below(pid: int) -> list[host.Process]:
-    """The processes started by `pid` and by those, of the same program: an sshd's sessions, not their shells' work."""
+    """The processes started by `pid`, and by those in turn."""
     found = []
     for child in host.children(pid):
         if process := host.process(child):

@@ -1,4 +1,4 @@
-"""What a lab asks of the machine it runs on: its tools, their limits, and processes known by pid and start time."""
+"""What a lab asks of this machine: its tools, their limits, and processes known by pid and start time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
@@ -50,7 +50,7 @@ def problems() -> list[Problem]:
         return [
             Problem(
                 code="E280",
-                message=f"a lab needs Linux (network namespaces, overlay roots); this machine is {sys.platform}",
+                message=f"a lab needs Linux (namespaces, overlay roots); this machine is {sys.platform}",
                 help="run it on a Linux machine or in a virtual one",
             )
         ]
@@ -59,7 +59,7 @@ def problems() -> list[Problem]:
         found.append(
             Problem(
                 code="E280",
-                message=f"a lab needs root: it makes namespaces, mounts and links (this is uid {os.geteuid()})",
+                message=f"a lab needs root for namespaces, mounts and links; this is uid {os.geteuid()}",
                 help="run the same command with sudo",
             )
         )
@@ -92,8 +92,8 @@ def run(
 ) -> str:
     """The standard output of a program that ended with 0 in time.
 
-    Raises PreflightError (E282) with its last lines otherwise. The program is in a process group of its own, and
-    all of it is killed when the time is up or we are interrupted.
+    Raises PreflightError (E282) with its last lines otherwise. The program is in a process group of its own,
+    and all of it is killed when the time is up or we are interrupted.
     """
     command = [str(part) for part in argv]
     command[0] = program(command[0]) or command[0]
@@ -177,7 +177,7 @@ def alone(what: str, *, wait_s: float = 0.0, doing: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """A process that stays itself: its pid with the clock tick of its start, so no other one is ever meant."""
+    """A process that stays itself: its pid with the clock tick of its start, so no other is ever meant."""
 
     pid: int
     started: int
@@ -192,10 +192,13 @@ class Process:
 
     def reap(self) -> None:
         """Forgets it where it was our own child."""
-        try:
-            os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:
-            return
+        reap(self.pid)
+
+
+def reap(pid: int) -> None:
+    """Takes the exit status of a child that has ended; of any other process, nothing."""
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
 
 
 def process(pid: int) -> Process | None:

@@ -75,7 +75,7 @@ class Names:
 
     @property
     def firewall_rule(self) -> tuple[str, ...]:
-        """Bridged packets may pass the firewall too, and there meet the DROP policy of a docker of this machine."""
+        """Where bridged packets pass the firewall too, this machine's own docker may have set it to DROP."""
         between = ("-i", self.bridge, "-o", self.bridge)
         return ("FORWARD", *between, "-m", "comment", "--comment", "nx8 lab", "-j", "ACCEPT")
 

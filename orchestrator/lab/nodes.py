@@ -7,6 +7,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import time
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 SETUP_LIMIT_S = 60.0
 END_LIMIT_S = 30.0
+#: The user and group id of the account `bench` in the nodes' root.
+BENCH = 1000
 SSHD = """\
 Port 22
 ListenAddress {address}
@@ -53,10 +56,8 @@ def lay_out(
 ) -> str:
     """Writes the files of a node's root that are its own; returns its public host key."""
     root = folder / "files"
-    for path in (folder, root):
-        path.mkdir(mode=0o755)
-    for part in ("up", "srv"):
-        (folder / part).mkdir(mode=0o755)
+    for made in (folder, root, folder / "up", folder / "srv"):
+        made.mkdir(mode=0o755)
     for path in ("etc/ssh", "etc/docker", "etc/nx8", "root/.ssh", "home/bench/.ssh", "usr/local/bin"):
         (root / path).mkdir(parents=True)
     host_key = make_key(root / "etc/ssh/ssh_host_ed25519_key", name)
@@ -72,31 +73,49 @@ def lay_out(
         **standins.daemon,
     }
     (root / "etc/docker/daemon.json").write_text(json.dumps(daemon, indent=1))
+    _program(root / "usr/local/lib/nx8/node_init.py", shipped("node_init.py"))
+    _lay_out_accounts(root, key)
+    _lay_out_standins(root, standins)
+    for work in (folder / "srv/nx8", folder / "srv/nx8/data"):
+        # Root's, as the cluster file's user is root; whoever works as `bench` is given a folder by its test.
+        work.mkdir(mode=0o755)
+        os.chown(work, 0, 0)
+    return host_key
+
+
+def _lay_out_accounts(root: Path, key: str) -> None:
     for home in ("root", "home/bench"):
         keys = root / home / ".ssh/authorized_keys"
-        keys.write_text(key)
+        keys.write_text(f"{key}\n")
         keys.chmod(0o600)
         keys.parent.chmod(0o700)
         keys.parent.parent.chmod(0o700)
-    _own(root / "home/bench", 1000)
-    _program(root / "usr/local/lib/nx8/node_init.py", shipped("node_init.py"))
+    _own(root / "home/bench", BENCH)
+
+
+def _lay_out_standins(root: Path, standins: StandIns) -> None:
     for path, text in standins.programs.items():
-        _program(root / path, text)
+        _program(_place(root, path), text)
     for path, text in standins.texts.items():
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text)
+        place = _place(root, path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
     for path in standins.folders:
-        (root / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        place = _place(root, path)
+        if not place.exists():  # it may be the probe tool itself
+            place.mkdir(parents=True)
     for path in standins.devices:
-        place = root / path.lstrip("/")
+        place = _place(root, path)
         place.parent.mkdir(parents=True, exist_ok=True)
         # As /dev/null: it opens, and does nothing.
         os.mknod(place, 0o020666, os.makedev(1, 3))
         place.chmod(0o666)
-    for path in ("srv/nx8", "srv/nx8/data"):
-        (folder / path).mkdir(mode=0o755)
-        os.chown(folder / path, 1000, 1000)
-    return host_key
+
+
+def _place(root: Path, path: str) -> Path:
+    """Where an absolute path of the node is; /bin, /lib and the like are links into /usr there."""
+    path = path.lstrip("/")
+    return root / "usr" / path if path.split("/")[0] in ("bin", "sbin", "lib", "lib64") else root / path
 
 
 def name_images(data_root: Path, references: tuple[str, ...], image_id: str) -> None:
@@ -267,13 +286,31 @@ def stop(node: LabNode) -> None:
         one.kill()
 
     def ended() -> bool:
-        node.holder.reap()
         return not (node.holder.alive or node.init.alive or cgroup_members(node.cgroup))
 
     host.until(
         ended,
         limit_s=END_LIMIT_S,
         waiting_for=lambda: f"{node.name}: processes {sorted(cgroup_members(node.cgroup))} do not end",
+    )
+    node.holder.reap()
+
+
+def end_cgroup(name: str) -> None:
+    """Ends what is left in a node's own group: nothing but the node's processes was ever put there."""
+
+    seen: set[int] = set()
+
+    def empty() -> bool:
+        left = cgroup_members(name)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        seen.update(left)
+        return not left
+
+    host.until(
+        empty, limit_s=END_LIMIT_S, waiting_for=lambda: f"{name}: {sorted(cgroup_members(name))} do not end"
     )
 
 

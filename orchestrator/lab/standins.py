@@ -1,5 +1,5 @@
-"""Vendor → what stands in for its accelerators on a node: device files, container runtimes, the probe tool. Pure;
-all of it comes from the vendor's data.
+"""Vendor → what stands in for its accelerators on a node: device files, container runtimes, the probe tool.
+Pure; all of it comes from the vendor's data.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 #: The program dockerd looks for on its PATH before it accepts --gpus; the name is docker's own.
 GPUS_HOOK = "nvidia-container-runtime-hook"
-RUNTIME = '#!/bin/sh\n# A container runtime that adds no accelerator: there is none.\nexec runc "$@"\n'
-HOOK = "#!/bin/sh\n# Asked by docker before a container starts; there is no accelerator to add.\nexec cat >/dev/null\n"
+#: What stands in for a vendor's container runtime, and is every node's own as well.
+RUNTIME = "nx8-lab-runtime"
+HOOK = "#!/bin/sh\n# Asked before a container starts; there is no accelerator to add.\nexec cat >/dev/null\n"
 QUANTITIES = ("temperature", "power", "memory_used", "memory_total", "utilisation")
 BIN = "usr/local/bin"
 
@@ -40,13 +41,14 @@ NONE = StandIns(devices=(), folders=(), programs={}, texts={}, daemon={}, refere
 
 
 def of(vendor: Vendor, *, num_devices: int, cgroup: str) -> StandIns:
-    programs = {}
+    programs = {f"{BIN}/{RUNTIME}": shipped("runtime.py")}
     texts = {}
-    daemon: dict[str, Any] = {}
-    runtime = vendor.docker.runtime
-    if runtime is not None:
-        programs[f"{BIN}/{runtime}"] = RUNTIME
-        daemon["runtimes"] = {runtime: {"path": f"/{BIN}/{runtime}"}}
+    daemon: dict[str, Any] = {
+        "runtimes": {RUNTIME: {"path": f"/{BIN}/{RUNTIME}"}},
+        "default-runtime": RUNTIME,
+    }
+    if vendor.docker.runtime is not None:
+        daemon["runtimes"][vendor.docker.runtime] = {"path": f"/{BIN}/{RUNTIME}"}
     if vendor.docker.gpus:
         programs[f"{BIN}/{GPUS_HOOK}"] = HOOK
     if vendor.probe is not None:
@@ -81,8 +83,8 @@ def shipped(name: str) -> str:
 def repositories(references: tuple[str, ...], image_id: str) -> dict[str, Any]:
     """docker's own table of names (repositories.json), with every reference naming one image.
 
-    Written before dockerd starts, because a digest cannot be given to an image by any command: it comes from a
-    registry or, here, from this table.
+    Written before dockerd starts, because no command gives an image a digest: it comes from a registry or,
+    here, from this table.
     """
     table: dict[str, dict[str, str]] = {}
     for reference in references:

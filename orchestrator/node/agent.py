@@ -253,7 +253,8 @@ class Run:
         else:
             for fd in (in_read, out_write, err_write):
                 os.close(fd)
-            self.outputs = {fd: Kept(int(request["keep"])) for fd in streams}
+            self.kept = {fd: Kept(int(request["keep"])) for fd in streams}
+            self.outputs = dict(self.kept)
             try:
                 self.loop()
             except EOFError:
@@ -277,7 +278,6 @@ class Run:
         return answer, parts
 
     def loop(self):
-        self.kept = dict(self.outputs)
         limit, beat = float(self.request["timeout_s"]), float(self.request.get("beat_s") or 3.0)
         now = time.monotonic()
         deadline, next_beat, killed, drained = now + limit, now + beat, None, None
@@ -309,6 +309,8 @@ class Run:
     def turn(self, wait_s):
         """Waits for whatever can move next, and moves it."""
         self.refill()
+        if self.body.done and self.status is not None and not self.outputs:
+            return
         poll = select.poll()
         poll.register(self.wake, select.POLLIN)
         if len(self.body.inlet.buffer) < 4 * BLOCK:
@@ -342,6 +344,8 @@ class Run:
 
     def refill(self):
         """Takes more of the body, and closes the program's stdin after the last of it."""
+        if self.status is not None and self.stdin is not None:
+            self.end_stdin(early=not self.body.done)
         while not self.pending and not self.body.done:
             data = self.body.pull()
             if self.stdin is not None:
@@ -350,8 +354,6 @@ class Run:
                 self.body.chunked and b"\n" in self.body.inlet.buffer and not self.body.left
             ):
                 break
-        if self.status is not None and self.stdin is not None:
-            self.end_stdin(early=not self.body.done)
         if self.body.done and not self.pending and self.stdin is not None:
             self.end_stdin(early=False)
 

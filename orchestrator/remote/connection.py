@@ -175,10 +175,13 @@ class Link:
         """
         with self.opening:
             for number in range(1, TRIES + 1):
+                began = time.monotonic()
                 try:
                     return self.open_once(deadline)
                 except RemoteError as error:
-                    hung_up = error.problems[0].code == "E203" and time.monotonic() < deadline - 3.0
+                    # Who hangs up does so at once; who stayed silent until the limit will again.
+                    now = time.monotonic()
+                    hung_up = error.problems[0].code == "E203" and now - began < 2.0 < deadline - now
                     if number == TRIES or not hung_up:
                         raise
                     time.sleep(random.uniform(0.1, 0.6) * number)  # noqa: S311 - jitter, no secret

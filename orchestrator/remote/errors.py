@@ -115,6 +115,7 @@ MAPPED: dict[type[BaseException], tuple[str, Phase, str]] = {
     sftp.SFTPError: ("E212", "file", "report it: Nx8 uses no sftp"),
     fabric_exceptions.NothingToDo: ("E212", "configuration", "report it: a bug of Nx8"),
     fabric_exceptions.GroupException: ("E212", "command", "report it: a bug of Nx8"),
+    fabric_exceptions.InvalidV1Env: ("E212", "configuration", "report it: a bug of Nx8"),
     invoke_exceptions.Failure: ("E212", "command", "report it: a bug of Nx8"),
 }
 

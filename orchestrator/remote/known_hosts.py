@@ -132,8 +132,8 @@ def store(path: Path, keys: dict[str, dict[str, bytes]]) -> None:
     """Writes `keys`, name → type → key, in place of what the file had; beside, then renamed."""
     lines = ["# Host keys of this cluster's nodes; written by `nx8 hosts pin`. Any other key is refused.\n"]
     for name in sorted(keys):
-        for kind in sorted(keys[name], key=TYPES.index):
-            lines.append(f"{name} {kind} {base64.b64encode(keys[name][kind]).decode()}\n")
+        kinds = sorted(keys[name], key=TYPES.index)
+        lines += [f"{name} {kind} {base64.b64encode(keys[name][kind]).decode()}\n" for kind in kinds]
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with beside.open("w", encoding="utf-8") as file:

@@ -411,5 +411,5 @@ def refuse_nul(fields: Any, *, node: str) -> None:
 
 
 def last_line(parts: Sequence[bytes]) -> str:
-    lines = b"".join(parts[2:] or parts).decode("utf-8", "replace").strip().splitlines()
+    lines = (b"".join(parts[2:]) or b"".join(parts[:2])).decode("utf-8", "replace").strip().splitlines()
     return f"; its last words: {''.join(c for c in lines[-1][:200] if c.isprintable())}" if lines else ""
