@@ -17,8 +17,8 @@ Port = Annotated[int, Ge(1), Le(65535)]
 class Node:
     """One host of the cluster, or a range of them: `node[01-04]` with `host: 10.1.0.[11-14]` is four.
 
-    What stands here wins over the cluster's `ssh`, and both over ~/.ssh/config. `host` is the address; without
-    it the name is.
+    What stands here wins over the cluster's `ssh`, and both over ~/.ssh/config. `host` is the address;
+    without it the name is.
     """
 
     name: NodeName
@@ -37,8 +37,8 @@ class Node:
 class Ssh:
     """How the nodes are reached. Passwords never stand here: keys in files or in an agent.
 
-    `known_hosts` is the inventory's own file of host keys, beside the cluster file; `nx8 hosts pin` writes it,
-    and no connection is made to a host that it does not list.
+    `known_hosts` is the inventory's own file of host keys, beside the cluster file; `nx8 hosts pin` writes
+    it, and no connection is made to a host that it does not list.
     """
 
     user: Name | None = None
@@ -55,7 +55,9 @@ class Ssh:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """What a site puts in place of the public defaults when images are built. No secret: see docs/clusters.md."""
+    """What a site puts in place of the public defaults when images are built. No secret: see
+    docs/clusters.md.
+    """
 
     registry_mirror: Line | None = None
     base_image: Line | None = None
@@ -70,11 +72,11 @@ class Site:
 class Cluster:
     """The nodes of one site and what is common to them.
 
-    `devices_per_node` is the number of ranks started on each node. `data_dir` holds prepared token files: on the
-    local transport relative to the home folder, else a path on every node. `work_dir` is where a node keeps the
-    folders of runs. `interface` is the network device that ranks of different nodes talk through.
-    `rehearsal` marks a cluster whose accelerators are stand-ins: torch computes on the CPU, and no figure of it
-    is ever compared.
+    `devices_per_node` is the number of ranks started on each node. `data_dir` holds prepared token files:
+    on the local transport relative to the home folder, else a path on every node. `work_dir` is where a
+    node keeps the folders of runs. `interface` is the network device that ranks of different nodes talk
+    through. `rehearsal` marks a cluster whose accelerators are stand-ins: torch computes on the CPU, and no
+    figure of it is ever compared.
     """
 
     schema: Literal[1]

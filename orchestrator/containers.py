@@ -96,7 +96,7 @@ class OnNode:
 
 
 class Containers:
-    """Follows the running containers of a cell from a thread of its own; with the face of a local launcher."""
+    """Follows the running containers of a cell from a thread; to others it looks like a local launcher."""
 
     def __init__(self, nodes: list[OnNode], pool: Pool) -> None:
         self._nodes = nodes

@@ -189,8 +189,8 @@ def _unknown_case(workspace: Workspace, name: str) -> Problem:
 def _config(
     workspace: Workspace, case: str, cluster: Cluster, problems: list[Problem]
 ) -> DeviceConfig | None:
-    """The config for this device and scale. A rehearsal has a scale of its own: it takes the one of the device
-    that comes first by name, or none, for its proxy changes the sizes anyway.
+    """The config for this device and scale. A rehearsal has a scale of its own: it takes the one of the
+    device that comes first by name, or none, for its proxy changes the sizes anyway.
     """
     wanted = cluster.scale
     if cluster.rehearsal and wanted not in workspace.config_names(case):

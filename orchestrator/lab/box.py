@@ -367,15 +367,21 @@ def _take_down(names: Names) -> bool:
         host.run(["iptables", "-w", "10", "-D", *names.firewall_rule], doing="removing the firewall rule")
     if not problems:
         nodes.remove_folder(names.folder)
-        for path in (names.cluster_file, names.known_hosts):
-            if path is names.known_hosts or not path.exists() or path.read_text().startswith(MARK):
-                path.unlink(missing_ok=True)
+        _remove_cluster_file(names)
         rest = names.folder.parent
         if rest.is_dir() and [path.name for path in rest.iterdir()] == [".gitignore"]:
             (rest / ".gitignore").unlink()
             rest.rmdir()
         return found
     raise PreflightError(problems)
+
+
+def _remove_cluster_file(names: Names) -> None:
+    """A person's own file of that name stays, with its host keys."""
+    if names.cluster_file.exists() and not names.cluster_file.read_text().startswith(MARK):
+        return
+    names.cluster_file.unlink(missing_ok=True)
+    names.known_hosts.unlink(missing_ok=True)
 
 
 def _end(names: Names, folder: Path) -> list[Problem]:

@@ -30,6 +30,7 @@ PROGRAMS = {
     "ip": "iproute2",
     "unshare": "util-linux",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
     "mount": "mount",
     "tar": "tar",
     "cp": "coreutils",
@@ -97,8 +98,10 @@ def run(
     """
     command = [str(part) for part in argv]
     command[0] = program(command[0]) or command[0]
+    # When we are killed, so is it: nothing goes on making what `down` removes.
+    with_us = [program("setpriv") or "setpriv", "--pdeathsig", "KILL"]
     process = subprocess.Popen(
-        command,
+        [*with_us, *command],
         stdin=stdin or subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -282,8 +282,8 @@ def _link(names: Names, index: int, pid: int, bridge: str | None) -> None:
 
 def stop(node: LabNode) -> None:
     """Ends a node: its process 1 and with it everything in its pid namespace."""
-    for one in (node.holder, node.init):
-        one.kill()
+    # Its holder waits for it, and ends when it has taken its exit status.
+    (node.init if node.init.alive else node.holder).kill()
 
     def ended() -> bool:
         return not (node.holder.alive or node.init.alive or cgroup_members(node.cgroup))
@@ -312,6 +312,8 @@ def end_cgroup(name: str) -> None:
     host.until(
         empty, limit_s=END_LIMIT_S, waiting_for=lambda: f"{name}: {sorted(cgroup_members(name))} do not end"
     )
+    for pid in seen:
+        host.reap(pid)
 
 
 def cgroup_members(name: str) -> set[int]:

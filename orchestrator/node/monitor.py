@@ -1,10 +1,10 @@
 """Runs a vendor's probe at an interval beside a job and keeps what it printed, word for word.
 
 Standard library only, Python 3.6 or newer; sent to the node with each run. `python3 monitor.py CONFIG`, where
-CONFIG is a JSON file: argv, interval_s, timeout_s, limit_s and output. Each line of the output is one JSON object:
-t_s (the node's monotonic clock when the probe was started), took_s, rc (null: over time or not startable), out
-and err (text, bytes that are no UTF-8 escaped). It ends at SIGTERM, when its starter's job folder is gone, or after
-limit_s, so that it cannot outlive a run by much; the last line says why.
+CONFIG is a JSON file: argv, interval_s, timeout_s, limit_s and output. Each line of the output is one JSON
+object: t_s (the node's monotonic clock when the probe was started), took_s, rc (null: over time or not
+startable), out and err (text, bytes that are no UTF-8 escaped). It ends at SIGTERM, when its starter's job
+folder is gone, or after limit_s, so that it cannot outlive a run by much; the last line says why.
 """
 
 import json

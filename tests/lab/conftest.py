@@ -1,5 +1,5 @@
-"""Real nodes for tests: `labs` gives a lab of any vendor, `lab` one of two nodes with two devices each. They run
-until the session ends; a test that breaks a node mends it.
+"""Real nodes for tests: `labs` gives a lab of any vendor, `lab` one of two nodes with two devices each. They
+run until the session ends; a test that breaks a node mends it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import pytest
 
 from orchestrator.lab import box, host
 from orchestrator.lab.cache import MIRROR, Sources
+from orchestrator.lab.state import Lab
 from orchestrator.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from orchestrator.lab.state import Lab, LabNode
+    from orchestrator.lab.state import LabNode
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent

@@ -56,7 +56,10 @@ def traces(of: Names) -> list[str]:
             try:
                 command = (process / "cmdline").read_bytes()
                 groups = (process / "cgroup").read_text()
+                ended = host.process(int(process.name)) is None
             except OSError:
+                continue
+            if ended:  # only its exit status is left, for a parent that is not ours
                 continue
             if str(of.folder).encode() in command or of.tag in groups:
                 found.append(f"process {process.name} {command!r}")
@@ -248,7 +251,7 @@ def test_a_container_on_the_hosts_network_has_the_nodes_address(lab):
         run = ("docker", "run", "--rm", "--network", "host", "nx8-lab/base")
         assert node.address in lab.on(node, *run, "ip", "-4", "address", "show", "eth0")
     first, second = lab.nodes
-    ping = "import socket; socket.create_connection(('%s', 22), 5)" % second.address
+    ping = f"import socket; socket.create_connection(('{second.address}', 22), 5)"
     lab.on(first, *run, "python3", "-c", f'"{ping}"')
 
 

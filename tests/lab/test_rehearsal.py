@@ -1,21 +1,32 @@
-"""The whole path on real nodes: SSH, docker build, containers, torchrun's environment over both, monitor, parse, table."""
+"""The whole path on real nodes: SSH, docker build, containers, ranks over both nodes, monitor, parse, table;
+and every way in which a node can be bad is named before anything starts.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from orchestrator.lab import box, faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Labs = Callable[..., Any]
+
 pytestmark = pytest.mark.lab
 
-ROOT = Path(__file__).parents[2]
 DEADLINE_S = 600.0
-CI_VENDORS = ("mthreads", "nvidia")
+VENDOR = "mthreads"
+CI_VENDORS = (VENDOR, "nvidia")
 OTHER_VENDORS = ("kunlunxin", "cambricon")
 
 
@@ -24,22 +35,26 @@ def nx8(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S, cwd=home)
 
 
-def left_on(nodes: Any) -> list[str]:
-    """Containers, run folders and locks of ours that stand on the nodes."""
-    found = []
-    for node in nodes:
-        containers = node.run("docker", "ps", "--all", "--quiet", "--filter", "label=nx8.run").split()
-        folders = node.run("sh", "-c", "ls -d /srv/nx8/runs/* /srv/nx8/lock 2>/dev/null || true").split()
-        found += [f"{node.name}: {one}" for one in (*containers, *folders)]
-    return found
+def run(bed: Any, *words: str, cluster: str = "lab") -> subprocess.CompletedProcess[str]:
+    return nx8(bed.workspace.home, "run", "llama2_7b", "--cluster", cluster, *words)
+
+
+def left_on(bed: Any) -> list[str]:
+    """Containers, run folders, monitors and locks of ours that stand on the nodes."""
+    look = (
+        "docker ps -aq --filter label=nx8.run;"
+        " ls -d /srv/nx8/runs/*/* /srv/nx8/lock 2>/dev/null;"
+        " pgrep -f '[m]onitor.py' || true"
+    )
+    return [f"{node.name}: {one}" for node in bed.nodes for one in bed.on(node, look).split()]
 
 
 @pytest.mark.parametrize(
     "vendor", [*CI_VENDORS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHER_VENDORS)]
 )
-def test_a_rehearsal_is_measured_through_the_vendor_s_own_probe(vendor: str, lab_of: Any) -> None:
-    lab = lab_of(vendor)
-    done = nx8(lab.home, "run", "llama2_7b", "--cluster", lab.name)
+def test_a_rehearsal_is_measured_through_the_vendor_s_own_probe(vendor: str, labs: Labs) -> None:
+    bed = labs(vendor)
+    done = run(bed, "--steps", "20")
     assert done.returncode == 0, done.stdout + done.stderr
     folder = Path(done.stdout.splitlines()[-1])
     result = json.loads((folder / "result.json").read_text("utf-8"))
@@ -53,45 +68,187 @@ def test_a_rehearsal_is_measured_through_the_vendor_s_own_probe(vendor: str, lab
     assert 0 < memory["value"] < cell["metrics"]["memory_capacity_bytes"]["value"]
     assert cell["metrics"]["mfu_published"]["value"] is None
     assert "（rehearsal）" in done.stdout
-    assert set(result["environment"]["nodes"]) == {node.name for node in lab.nodes}
-    assert left_on(lab.nodes) == []
-    assert nx8(lab.home, "parse", folder.name).returncode == 0
+    assert set(result["environment"]["nodes"]) == {node.name for node in bed.nodes}
+    assert left_on(bed) == []
+    assert nx8(bed.workspace.home, "parse", folder.name).returncode == 0
 
 
-def test_a_second_run_finds_the_image_and_the_data_where_they_are(lab_of: Any) -> None:
-    lab = lab_of(CI_VENDORS[0])
-    done = nx8(lab.home, "run", "llama2_7b", "--cluster", lab.name, "--steps", "5")
+def test_a_second_run_finds_image_and_data_where_they_are(labs: Labs) -> None:
+    bed = labs(VENDOR)
+    assert run(bed, "--steps", "5").returncode == 0
+    done = run(bed, "--steps", "5")
     assert done.returncode == 0, done.stderr
     assert "on every node already" in done.stderr
     assert not re.search(r"^\S+ (build|data) ", done.stderr, re.MULTILINE)
 
 
-def test_a_node_that_another_run_holds_is_busy_and_nothing_is_touched(lab_of: Any) -> None:
-    lab = lab_of(CI_VENDORS[0])
-    last = lab.nodes[-1]
-    owner = json.dumps({"token": "t", "run": "theirs", "user": "ann", "host": "h", "pid": 1, "since": "noon"})
-    last.run("mkdir", "-p", "/srv/nx8/lock")
-    last.write("/srv/nx8/lock/owner.json", owner.encode())
+def test_a_rank_that_raises_on_one_node_ends_the_cell_on_both_and_is_named(labs: Labs) -> None:
+    bed = labs(VENDOR)
+    events = bed.workspace.trainer / "events.py"
+    text = events.read_text("utf-8")
+    hook = (
+        "\n\nimport os\n_write = EventWriter.write\n"
+        "def _patched(self, event, **fields):\n"
+        "    _write(self, event, **fields)\n"
+        "    if event == 'step' and fields['step'] == 3 and os.environ['RANK'] == '3':\n"
+        "        raise MemoryError('asked 2 GiB')\n"
+        "EventWriter.write = _patched\n"
+    )
+    events.write_text(text + hook, "utf-8")
     try:
-        done = nx8(lab.home, "run", "llama2_7b", "--cluster", lab.name)
+        done = run(bed)
     finally:
-        last.run("rm", "-rf", "/srv/nx8/lock")
-    assert done.returncode == 6
+        events.write_text(text, "utf-8")
+    assert done.returncode == 4, done.stderr
+    result = json.loads((Path(done.stdout.splitlines()[-1]) / "result.json").read_text("utf-8"))
+    assert result["cells"][0]["verdict"] == "FAILED"
+    assert re.search("rank 3 raised MemoryError", result["cells"][0]["reasons"][0])
+    assert left_on(bed) == []
+
+
+def test_a_node_that_another_run_holds_is_busy_and_nothing_is_touched(labs: Labs) -> None:
+    bed = labs(VENDOR)
+    last = bed.nodes[-1]
+    owner = json.dumps({"token": "t", "run": "theirs", "user": "ann", "host": "h", "pid": 1, "since": "noon"})
+    bed.on(last, "mkdir -p /srv/nx8/lock && cat > /srv/nx8/lock/owner.json", stdin=owner.encode())
+    try:
+        done = run(bed)
+    finally:
+        bed.on(last, "rm -r /srv/nx8/lock")
+    assert done.returncode == 6, done.stderr
     assert "E601" in done.stderr
     assert last.name in done.stderr
-    assert left_on(lab.nodes) == []
+    assert left_on(bed) == []
 
 
-def test_a_build_that_fails_is_exit_5_with_its_last_lines_and_no_container(lab_of: Any) -> None:
-    lab = lab_of(CI_VENDORS[0])
-    template = lab.home / "dockerfiles" / CI_VENDORS[0] / "Dockerfile.j2"
+def test_a_build_that_fails_is_exit_5_with_its_last_lines_and_no_container(labs: Labs) -> None:
+    bed = labs(VENDOR)
+    template = bed.workspace.vendors / VENDOR / "Dockerfile.j2"
     text = template.read_text("utf-8")
-    template.write_text(text + '\nRUN echo "the wheel is missing" && false\n', "utf-8")
+    template.write_text(
+        text + '\nRUN ["python3", "-c", "raise SystemExit(\'the wheel is missing\')"]\n', "utf-8"
+    )
     try:
-        done = nx8(lab.home, "run", "llama2_7b", "--cluster", lab.name)
+        done = run(bed)
     finally:
         template.write_text(text, "utf-8")
     assert done.returncode == 5, done.stderr
     assert "E311" in done.stderr
     assert "the wheel is missing" in done.stderr
-    assert left_on(lab.nodes) == []
+    assert left_on(bed) == []
+
+
+def other_cluster(bed: Any, name: str, change: Callable[[str], str]) -> None:
+    """A second cluster file for the same nodes, with the same pinned keys."""
+    folder = bed.workspace.clusters
+    text = (folder / "lab.yaml").read_text("utf-8")
+    (folder / f"{name}.yaml").write_text(change(text), "utf-8")
+    shutil.copy(folder / "lab.known_hosts", folder / f"{name}.known_hosts")
+
+
+@contextlib.contextmanager
+def wrong_host_key(bed: Any) -> Iterator[str]:
+    put_back = faults.change_host_key(bed.lab, bed.nodes[1])
+    try:
+        yield "lab"
+    finally:
+        put_back()
+
+
+@contextlib.contextmanager
+def unknown_host_key(bed: Any) -> Iterator[str]:
+    other_cluster(bed, "stranger", lambda text: text)
+    known = bed.workspace.clusters / "stranger.known_hosts"
+    lines = known.read_text("utf-8").splitlines(keepends=True)
+    known.write_text("".join(line for line in lines if bed.nodes[1].address not in line), "utf-8")
+    yield "stranger"
+
+
+@contextlib.contextmanager
+def refused_login(bed: Any) -> Iterator[str]:
+    key = bed.workspace.home / "other_key"
+    key.unlink(missing_ok=True)
+    subprocess.run(("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)), check=True)
+    other_cluster(bed, "keyless", lambda text: re.sub(r'key: ".*"', f'key: "{key}"', text))
+    yield "keyless"
+
+
+@contextlib.contextmanager
+def no_docker(bed: Any) -> Iterator[str]:
+    bed.on(bed.nodes[1], "mv /usr/bin/docker /usr/bin/docker.away")
+    try:
+        yield "lab"
+    finally:
+        bed.on(bed.nodes[1], "mv /usr/bin/docker.away /usr/bin/docker")
+
+
+@contextlib.contextmanager
+def docker_not_allowed(bed: Any) -> Iterator[str]:
+    bed.on(bed.nodes[1], "chmod 600 /var/run/docker.sock && mkdir -p /srv/bench && chown bench /srv/bench")
+    bed.on(bed.nodes[0], "mkdir -p /srv/bench && chown bench /srv/bench")
+    other_cluster(
+        bed,
+        "bench",
+        lambda text: text.replace("user: root", "user: bench").replace("/srv/nx8\n", "/srv/bench\n"),
+    )
+    try:
+        yield "bench"
+    finally:
+        bed.on(bed.nodes[1], "chmod 660 /var/run/docker.sock")
+
+
+@contextlib.contextmanager
+def docker_down(bed: Any) -> Iterator[str]:
+    faults.stop_daemon(bed.nodes[1], faults.DOCKERD)
+    try:
+        yield "lab"
+    finally:
+        faults.start_daemons(bed.nodes[1])
+        box.await_ready(bed.lab, bed.nodes[1])
+
+
+@contextlib.contextmanager
+def full_disk(bed: Any) -> Iterator[str]:
+    with faults.full_disk(bed.lab, bed.nodes[1]):
+        yield "lab"
+
+
+@contextlib.contextmanager
+def node_down(bed: Any) -> Iterator[str]:
+    faults.cut_link(bed.nodes[1])
+    try:
+        yield "lab"
+    finally:
+        faults.mend_link(bed.nodes[1])
+
+
+@contextlib.contextmanager
+def silent(bed: Any) -> Iterator[str]:
+    with faults.silent_sshd(bed.lab, bed.nodes[1]):
+        yield "lab"
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (wrong_host_key, "E205"),
+        (unknown_host_key, "E204"),
+        (refused_login, "E206"),
+        (no_docker, "E231"),
+        (docker_not_allowed, "E232"),
+        (docker_down, "E233"),
+        (full_disk, "E234"),
+        (node_down, "E202"),
+        (silent, "E203"),
+    ],
+)
+def test_a_bad_node_is_named_with_its_reason_and_nothing_starts(fault: Any, code: str, labs: Labs) -> None:
+    bed = labs(VENDOR)
+    before = sorted((bed.workspace.home / "results" / "runs").glob("*"))
+    with fault(bed) as cluster:
+        done = run(bed, cluster=cluster)
+    assert done.returncode == 3, done.stderr
+    assert f"error[{code}]" in done.stderr
+    assert "node2" in done.stderr
+    assert sorted((bed.workspace.home / "results" / "runs").glob("*")) == before
+    assert left_on(bed) == []

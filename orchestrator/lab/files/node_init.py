@@ -32,7 +32,7 @@ def start(name: str) -> None:
         os.setsid()
         # A killed daemon leaves it, and its number may be somebody else's by now.
         Path("/run/docker.pid" if name == "dockerd" else "/run/sshd.pid").unlink(missing_ok=True)
-        os.execve(DAEMONS[name][0], DAEMONS[name], ENVIRONMENT)  # noqa: S606 - process 1 has no shell to spare
+        os.execve(DAEMONS[name][0], DAEMONS[name], ENVIRONMENT)
     running[name] = pid
     Path(f"/run/nx8-{name}.pid").write_text(f"{pid}\n")
 
