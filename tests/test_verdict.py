@@ -403,6 +403,24 @@ def test_the_first_failure_of_several_nodes_is_by_time_since_each_launchers_own_
     assert made.judge().cause_rank == 1
 
 
+def test_a_rank_that_lost_another_is_a_consequence_whatever_the_nodes_clocks_say() -> None:
+    made = honest(make_cell(num_nodes=2, per_node=1))
+    made.statuses[1].update(started_s=900_000.0, ended_s=904_910.0)
+    raised(
+        made,
+        0,
+        after_s=50.0,
+        kind="RuntimeError",
+        message="[pair.cc:553] Connection closed by peer [1.2.3.4]",
+    )
+    raised(made, 1, after_s=0.0, message="asked 2 GiB")
+    made.rank_status(1)["ended_s"] = 900_060.0  # its launcher was started earlier, so this reads as later
+    made.host = replace(SEEN, launcher_exit=1)
+    judgement = made.judge()
+    assert judgement.cause_rank == 1
+    assert judgement.reasons[0].startswith("rank 1 raised ValueError: asked 2 GiB")
+
+
 def test_a_hung_cell_says_which_rank_had_come_how_far() -> None:
     made = honest(make_cell(per_node=4))
     for rank, steps in enumerate((5, 4, 5, 5)):

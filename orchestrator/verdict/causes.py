@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,14 +35,25 @@ class _Fall:
     rank: int
     after_s: float
     early_exit: bool
+    lost_peer: bool
     text: str
+
+
+#: What a rank says that lost another one in the middle of a collective: gloo, NCCL and its relatives, sockets.
+LOST_PEER = re.compile(
+    r"connection (was )?(closed|reset)|closed by peer|remote (worker|process)|peer (exited|has (left|closed))"
+    r"|broken pipe|socket (timeout|closed)",
+    re.IGNORECASE,
+)
 
 
 def failure(evidence: Evidence) -> Failure | None:
     """Why the cell failed, or None when every rank ran to its end and exited by itself."""
     # No peer's failure makes a rank leave with 0 before its end, so such a rank comes first whoever was
-    # reaped first.
-    falls = sorted(_falls(evidence), key=lambda fall: (not fall.early_exit, fall.after_s, fall.rank))
+    # reaped first. One that says it lost another comes last: between nodes no clock tells who was first.
+    falls = sorted(
+        _falls(evidence), key=lambda fall: (not fall.early_exit, fall.lost_peer, fall.after_s, fall.rank)
+    )
     stop = _stop(evidence)
     silent = [rank for rank in evidence.ranks if not _has_lines(evidence, rank)]
     launchers = _launchers(evidence)
@@ -79,6 +91,9 @@ def _falls(evidence: Evidence) -> list[_Fall]:
                     rank=rank,
                     after_s=_after_s(evidence, rank),
                     early_exit=status is not None and status.exit_code == 0,
+                    lost_peer=log is not None
+                    and log.fail is not None
+                    and LOST_PEER.search(log.fail.message[:4096]) is not None,
                     text=text,
                 )
             )
