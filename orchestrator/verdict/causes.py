@@ -39,7 +39,7 @@ class _Fall:
     text: str
 
 
-#: What a rank says that lost another one in the middle of a collective: gloo, NCCL and its relatives, sockets.
+#: What a rank says that lost another one in the middle of a collective: gloo, NCCL and its kin, sockets.
 LOST_PEER = re.compile(
     r"connection (was )?(closed|reset)|closed by peer|remote (worker|process)|peer (exited|has (left|closed))"
     r"|broken pipe|socket (timeout|closed)",
