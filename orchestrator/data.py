@@ -355,7 +355,13 @@ def verify(folder: Path, name: str, *, how: str | None = None) -> Manifest:
 
 def file_sha256(path: Path) -> str:
     digest = hashlib.sha256()
+    for chunk in chunks(path):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def chunks(path: Path) -> Iterator[bytes]:
+    """The bytes of a file, never held whole."""
     with path.open("rb", buffering=0) as file:
         while chunk := file.read(READ_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+            yield chunk

@@ -76,7 +76,14 @@ class Fleet:
         """Takes the nodes, brings data and image to them. Raises BusyError, PreflightError, BuildError."""
         self._exits.enter_context(self._locked(planned))
         for name in {cell.job.data.file.rpartition("/")[2] for cell in planned.cells}:
-            self._hand_out(name.removesuffix(".tokens"), data_dir)
+            hand_out(
+                self.pool,
+                name.removesuffix(".tokens"),
+                source=data_dir,
+                folder=self._selection.cluster.data_dir,
+                nodes=self.names,
+                view=self._view,
+            )
         for engine, context in contexts.items():
             self.image_id = built(
                 self.pool,
@@ -125,38 +132,39 @@ class Fleet:
             for remote in taken:
                 remote.unlock_dir(path, owner)
 
-    def _hand_out(self, name: str, source: Path) -> None:
-        """Every node gets the plan's token file: what is missing is copied, what is wrong is named."""
-        manifest = data.verify(source, name)
-        target = f"{self._selection.cluster.data_dir}/{name}.tokens"
-        held = {
-            node: value[0] for node, value in self.pool.each(lambda remote: remote.sha256(target)).items()
-        }
-        wrong = [node for node, digest in held.items() if digest not in (None, manifest.sha256)]
-        if wrong:
-            raise PreflightError(
-                [
-                    Problem(
-                        code="E237",
-                        message=f"{node}: {target} is not the data of the plan: its sha256 is {held[node]}",
-                        help=f"planned is {manifest.sha256}; remove the file there, or plan with that data",
-                    )
-                    for node in wrong
-                ]
-            )
-        missing = [node for node, digest in held.items() if digest is None]
-        if missing:
-            self._view.phase("data", f"{name} to {', '.join(missing)}")
-            content = data.token_file(source, name).read_bytes()
 
-            def copy(remote: Remote) -> None:
-                remote.make_dirs(self._selection.cluster.data_dir)
-                if remote.write(target, content, timeout_s=COPY_LIMIT_S) != manifest.sha256:
-                    raise PreflightError(
-                        Problem(code="E237", message=f"{remote.name}: {target} arrived changed")
-                    )
+def hand_out(pool: Pool, name: str, *, source: Path, folder: str, nodes: tuple[str, ...], view: View) -> None:
+    """Every node gets the token file `name` of `source` in its `folder`: what is missing is copied and proven
+    by its SHA-256, what is there and wrong is named. Raises ConfigError or PreflightError (E237).
+    """
+    manifest = data.verify(source, name)
+    target = f"{folder}/{name}.tokens"
+    held = {
+        node: value[0] for node, value in pool.each(lambda remote: remote.sha256(target), nodes=nodes).items()
+    }
+    wrong = [node for node, digest in held.items() if digest not in (None, manifest.sha256)]
+    if wrong:
+        raise PreflightError(_not_the_data(node, target, held[node], manifest.sha256) for node in wrong)
+    missing = [node for node, digest in held.items() if digest is None]
+    if not missing:
+        return
+    view.phase("data", f"{name} to {', '.join(missing)}")
 
-            self.pool.each(copy, nodes=missing)
+    def copy(remote: Remote) -> None:
+        remote.make_dirs(folder)
+        arrived = remote.write(target, data.chunks(data.token_file(source, name)), timeout_s=COPY_LIMIT_S)
+        if arrived != manifest.sha256:
+            raise PreflightError(_not_the_data(remote.name, target, arrived, manifest.sha256))
+
+    pool.each(copy, nodes=missing)
+
+
+def _not_the_data(node: str, target: str, seen: str | None, wanted: str) -> Problem:
+    return Problem(
+        code="E237",
+        message=f"{node}: {target} is not the data of the plan: its sha256 is {seen}",
+        help=f"planned is {wanted}; remove the file there, or plan with that data",
+    )
 
 
 def _busy(node: str, path: str, owner: dict[str, Any] | None) -> Problem:

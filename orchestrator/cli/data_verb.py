@@ -67,3 +67,26 @@ def check(ctx: click.Context, name: str, source: Path | None) -> None:
     folder = source or workspace_of(ctx).home / "results" / "data"
     manifest = data.verify(folder, name)
     click.echo(f"as its manifest says: {manifest.num_tokens:,} tokens, sha256 {manifest.sha256}")
+
+
+@command.command("push")
+@click.argument("name")
+@click.option("--cluster", required=True, metavar="NAME", help="A file of cluster/.")
+@click.pass_context
+def push(ctx: click.Context, name: str, cluster: str) -> None:
+    """Bring a token file to the data folder of every node, checked by SHA-256."""
+    from orchestrator import ui
+    from orchestrator.cluster import Cluster
+    from orchestrator.fleet import hand_out
+    from orchestrator.hosts import known_hosts_file
+    from orchestrator.load import load
+    from orchestrator.remote import Pool
+
+    workspace = workspace_of(ctx)
+    path = workspace.cluster_file(cluster)
+    site = load(path, Cluster, shown_as=workspace.shown(path))
+    names = tuple(node.name for node in site.nodes)
+    with Pool.open(site, site.nodes, known_hosts_file(workspace, cluster, site)) as pool:
+        source = workspace.home / "results" / "data"
+        hand_out(pool, name, source=source, folder=site.data_dir, nodes=names, view=ui.view())
+    click.echo(f"{name} is on {', '.join(names)} in {site.data_dir}")

@@ -252,3 +252,20 @@ def test_a_bad_node_is_named_with_its_reason_and_nothing_starts(fault: Any, code
     assert "node2" in done.stderr
     assert sorted((bed.workspace.home / "results" / "runs").glob("*")) == before
     assert left_on(bed) == []
+
+
+def test_data_is_pushed_to_every_node_and_a_wrong_file_is_named_by_node(labs: Labs) -> None:
+    bed = labs(VENDOR)
+    home = bed.workspace.home
+    (home / "some.txt").write_text("some text\n" * 1000, "utf-8")
+    assert nx8(home, "data", "prepare", str(home / "some.txt"), "--name", "some").returncode == 0
+    done = nx8(home, "data", "push", "some", "--cluster", "lab")
+    assert done.returncode == 0, done.stderr
+    sums = {bed.on(node, "sha256sum /srv/nx8/data/some.tokens").split()[0] for node in bed.nodes}
+    assert sums == {json.loads((home / "results" / "data" / "some.manifest.json").read_text())["sha256"]}
+    bed.on(bed.nodes[1], "echo x >> /srv/nx8/data/some.tokens")
+    wrong = nx8(home, "data", "push", "some", "--cluster", "lab")
+    assert wrong.returncode == 3
+    assert "E237" in wrong.stderr
+    assert "node2" in wrong.stderr
+    assert "node1" not in wrong.stderr
