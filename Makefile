@@ -55,8 +55,9 @@ golden: $(VENV)/.dev ## rewrite golden texts and JSON Schemas; read the diff bef
 	$(BIN)/python -m orchestrator.schemas
 	NX8_GOLDEN=1 $(BIN)/pytest -q -m "not slow and not trainer" tests
 
-perf: $(VENV)/.perf ## our trainer beside Hugging Face Trainer + DeepSpeed, paired, and what nx8 itself costs
+perf: $(VENV)/.perf ## our trainer beside Hugging Face Trainer + DeepSpeed, our fan-out beside pdsh: paired
 	$(BIN)/python tests/perf/trainer_vs_hf.py $(ARGS)
+	$(BIN)/python -m tests.perf.fanout
 
 clean: ## remove what make and nx8 made here, except runs
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -44,7 +44,6 @@ class Fleet:
         self._view = view
         self._exits = ExitStack()
         self._pool: Pool | None = None
-        self.image_id: str | None = None
 
     def __enter__(self) -> Self:
         cluster = self._selection.cluster
@@ -72,8 +71,11 @@ class Fleet:
 
     def prepare(
         self, planned: Plan, folder: RunFolder, contexts: Mapping[str, Context], data_dir: Path
-    ) -> None:
-        """Takes the nodes, brings data and image to them. Raises BusyError, PreflightError, BuildError."""
+    ) -> dict[str, str]:
+        """Takes the nodes, brings data and images to them; returns each image's identifier, by its tag.
+
+        Raises BusyError, PreflightError and BuildError.
+        """
         self._exits.enter_context(self._locked(planned))
         for name in {cell.job.data.file.rpartition("/")[2] for cell in planned.cells}:
             hand_out(
@@ -84,8 +86,8 @@ class Fleet:
                 nodes=self.names,
                 view=self._view,
             )
-        for engine, context in contexts.items():
-            self.image_id = built(
+        return {
+            context.tag: built(
                 self.pool,
                 context,
                 nodes=self.names,
@@ -93,6 +95,8 @@ class Fleet:
                 log=folder.path / f"build-{engine}.log",
                 view=self._view,
             )
+            for engine, context in contexts.items()
+        }
 
     @contextmanager
     def launched(self, cell: Cell, folder: RunFolder) -> Iterator[Containers]:

@@ -71,7 +71,7 @@ class Runner(Protocol):
     def looked_at(self, planned: Plan) -> dict[str, Any]: ...
     def prepare(
         self, planned: Plan, folder: RunFolder, contexts: Mapping[str, Context], data_dir: Path
-    ) -> None: ...
+    ) -> dict[str, str]: ...
     def launched(self, cell: Cell, folder: RunFolder) -> AbstractContextManager[Running]: ...
 
 
@@ -92,8 +92,8 @@ class Here:
         preflight(planned)
         return {}
 
-    def prepare(self, *_: object) -> None:
-        return None
+    def prepare(self, *_: object) -> dict[str, str]:
+        return {}
 
     def launched(self, cell: Cell, folder: RunFolder) -> AbstractContextManager[Running]:  # noqa: ARG002
         return launched(cell.launches[0], working_directory=self._workspace.home)
@@ -129,7 +129,7 @@ def run(
         folder = opened(workspace, planned)
         view.phase("plan", f"{planned.identity.run_id}  {', '.join(cell.cell_id for cell in planned.cells)}")
         with phases.measure("prepare"):
-            runner.prepare(planned, folder, contexts, data_dir(workspace, selection))
+            images = runner.prepare(planned, folder, contexts, data_dir(workspace, selection))
         seen = executed(planned, folder, runner, phases, view=view, signals=signals)
     with phases.measure("report"):
         about = {
@@ -138,6 +138,7 @@ def run(
             "argv": list(argv),
             "host": asdict(host),
             "nodes": nodes,
+            "images": images,
             "git": asdict(source),
             "cells": {cell_id: asdict(one) for cell_id, one in seen.items()},
         }

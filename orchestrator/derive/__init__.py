@@ -58,7 +58,12 @@ def derive(folder: RunFolder, plan: Plan, host: Mapping[str, object] | None = No
             "transport": plan.transport,
             "argv": told.value("argv"),
         },
-        "environment": {"host": told.value("host"), "nodes": told.value("nodes"), "git": told.value("git")},
+        "environment": {
+            "host": told.value("host"),
+            "nodes": told.value("nodes"),
+            "images": told.value("images"),
+            "git": told.value("git"),
+        },
         "phases": told.value("phases"),
         "overhead_s": told.value("overhead_s"),
         "exit_code": worst(code for _, code in cells),

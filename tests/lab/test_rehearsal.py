@@ -68,6 +68,7 @@ def test_a_rehearsal_is_measured_through_the_vendor_s_own_probe(vendor: str, lab
     assert 0 < memory["value"] < cell["metrics"]["memory_capacity_bytes"]["value"]
     assert cell["metrics"]["mfu_published"]["value"] is None
     assert "（rehearsal）" in done.stdout
+    assert all(re.fullmatch("sha256:[0-9a-f]{64}", one) for one in result["environment"]["images"].values())
     assert set(result["environment"]["nodes"]) == {node.name for node in bed.nodes}
     assert left_on(bed) == []
     assert nx8(bed.workspace.home, "parse", folder.name).returncode == 0
