@@ -7,12 +7,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator import docker
 from orchestrator.cases import DeviceConfig
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.placing import REHEARSAL, Place, data_plan, device_plan, image_plan, launches
 from orchestrator.plan import (
     CONTRACT,
     BatchPlan,
@@ -21,9 +20,7 @@ from orchestrator.plan import (
     DevicePlan,
     FlopsPlan,
     Identity,
-    ImagePlan,
     Job,
-    Launch,
     LimitsPlan,
     ModelPlan,
     OptimizerPlan,
@@ -45,10 +42,6 @@ if TYPE_CHECKING:
     from orchestrator.vendors import Device, Vendor
 
 
-#: What a rehearsal changes, in the words of plan and result.
-REHEARSAL = "torch device cpu, no plug-in, backend gloo; everything else is the vendor's, served by stand-ins"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What a person may say on the command line; null leaves the files' own word."""
@@ -58,17 +51,6 @@ class Options:
     startup_limit_s: float | None = None
     stall_limit_s: float | None = None
     time_limit_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """The paths and the interpreter that a run uses, decided at the edge."""
-
-    python: str
-    trainer: Path
-    data_dir: Path
-    run_dir: Path
-    master_port: int = 0
 
 
 def plan(
@@ -141,9 +123,17 @@ def _cell(
     if problems or steps is None:
         raise ConfigError(problems)
     cell_id = f"{chosen.name}-{cluster.scale}"
-    device_plan = _device(selection)
-    data_plan = _data(selection, place, manifest)
-    job = _job(chosen.name, cell_id, case, identity, device_plan, data_plan, batch, steps, precision)
+    job = _job(
+        chosen.name,
+        cell_id,
+        case,
+        identity,
+        device_plan(selection),
+        data_plan(selection, place, manifest),
+        batch,
+        steps,
+        precision,
+    )
     context = contexts.get(case.engine)
     return Cell(
         cell_id=cell_id,
@@ -166,8 +156,8 @@ def _cell(
         ),
         config_hash=_config_hash(job),
         job=job,
-        launches=_launches(selection, place, job, context),
-        image=_image(context),
+        launches=launches(selection, place, job, context),
+        image=image_plan(context),
         rehearsal=REHEARSAL if cluster.rehearsal else None,
         probe=vendor.probe if context else None,
         device_memory_bytes=round(device.memory_gib * 1024**3) if device.memory_gib else None,
@@ -419,152 +409,3 @@ def _config_hash(job: Job) -> str:
         del content[key]
     del content["data"]["file"]
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode("utf-8")).hexdigest()
-
-
-def _device(selection: Selection) -> DevicePlan:
-    """How torch reaches the device; a rehearsal overrides exactly this, and nothing else of the vendor."""
-    if selection.cluster.rehearsal:
-        return DevicePlan(type="cpu", plugin=None, backend="gloo", deepspeed_accelerator="cpu")
-    torch = selection.vendor.torch
-    return DevicePlan(
-        type=torch.device_type,
-        plugin=torch.plugin,
-        backend=torch.backend,
-        deepspeed_accelerator=torch.deepspeed_accelerator,
-    )
-
-
-def _data(selection: Selection, place: Place, manifest: Manifest) -> DataPlan:
-    folder = str(place.data_dir) if selection.cluster.transport == "local" else docker.CONTAINER_DATA
-    return DataPlan(
-        file=f"{folder}/{manifest.name}.tokens",
-        sha256=manifest.sha256,
-        num_tokens=manifest.num_tokens,
-        dtype=manifest.dtype,
-    )
-
-
-def _image(context: Context | None) -> ImagePlan | None:
-    if context is None:
-        return None
-    return ImagePlan(
-        tag=context.tag,
-        base=context.base,
-        dockerfile=context.dockerfile,
-        context_sha256=context.sha256,
-        build_args=context.build_args,
-    )
-
-
-def _launches(selection: Selection, place: Place, job: Job, context: Context | None) -> tuple[Launch, ...]:
-    per_node = selection.cluster.devices_per_node
-    make = _local_launch if context is None else _container_launch
-    return tuple(
-        make(
-            selection,
-            place,
-            job,
-            context,
-            node=node.name,
-            node_rank=rank,
-            ranks=tuple(range(rank * per_node, (rank + 1) * per_node)),
-        )
-        for rank, node in enumerate(selection.cluster.nodes)
-    )
-
-
-def _local_launch(
-    selection: Selection,
-    place: Place,
-    job: Job,
-    _context: Context | None,
-    *,
-    node: str,
-    node_rank: int,
-    ranks: tuple[int, ...],
-) -> Launch:
-    cell_dir = place.run_dir / "cells" / job.cell_id
-    return Launch(
-        node=node,
-        node_rank=node_rank,
-        ranks=ranks,
-        argv=(
-            place.python,
-            str(place.trainer / "launch.py"),
-            *_launcher_words(selection, str(cell_dir), node_rank, "127.0.0.1", place.master_port),
-        ),
-        environment=dict(selection.vendor.environment),
-        host_output=str(cell_dir / f"node{node_rank}"),
-    )
-
-
-def _container_launch(
-    selection: Selection,
-    place: Place,
-    job: Job,
-    context: Context | None,
-    *,
-    node: str,
-    node_rank: int,
-    ranks: tuple[int, ...],
-) -> Launch:
-    cluster = selection.cluster
-    assert context is not None
-    node_job_dir = f"{cluster.work_dir}/runs/{job.run_id}/{job.cell_id}"
-    name = f"nx8-{job.run_id}-{job.cell_id}-n{node_rank}"
-    words = _launcher_words(
-        selection, docker.CONTAINER_JOB, node_rank, cluster.nodes[0].address, place.master_port
-    )
-    spec = docker.container_spec(
-        selection.vendor,
-        engine=job.engine,
-        image=context.tag,
-        name=name,
-        command=("python3", f"{docker.CONTAINER_TRAINER}/launch.py", *words),
-        num_devices=cluster.devices_per_node,
-        node_job_dir=node_job_dir,
-        node_data_dir=cluster.data_dir,
-        labels={
-            "nx8.run": job.run_id,
-            "nx8.cell": job.cell_id,
-            "nx8.node_rank": str(node_rank),
-            "nx8.nonce": job.nonce,
-        },
-        # torch's own collectives over the network that the inventory names, not the one the host name means.
-        environment={"GLOO_SOCKET_IFNAME": cluster.interface} if cluster.interface else {},
-    )
-    return Launch(
-        node=node,
-        node_rank=node_rank,
-        ranks=ranks,
-        argv=docker.run_argv(spec),
-        environment={},
-        host_output=str(place.run_dir / "cells" / job.cell_id / f"node{node_rank}"),
-        container=name,
-        node_job_dir=node_job_dir,
-    )
-
-
-def _launcher_words(
-    selection: Selection, folder: str, node_rank: int, master_addr: str, master_port: int
-) -> tuple[str, ...]:
-    """The arguments of cases/trainer/launch.py, as docs/contract.md has them."""
-    cluster = selection.cluster
-    return (
-        "--job",
-        f"{folder}/job.json",
-        "--output",
-        f"{folder}/node{node_rank}",
-        "--launcher",
-        "fork" if cluster.rehearsal else selection.vendor.launcher,
-        "--node-rank",
-        str(node_rank),
-        "--num-nodes",
-        str(len(cluster.nodes)),
-        "--master-addr",
-        master_addr,
-        "--master-port",
-        str(master_port),
-        "--local-world-size",
-        str(cluster.devices_per_node),
-    )

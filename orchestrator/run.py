@@ -16,8 +16,9 @@ from orchestrator.derive import derive, render
 from orchestrator.errors import ConfigError, PreflightError, Problem
 from orchestrator.follow import follow
 from orchestrator.launch import launched
+from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Options, Place, data_of, plan
+from orchestrator.planner import Options, data_of, plan
 from orchestrator.report.markdown import report_text
 from orchestrator.results import RunFolder, serialise, write_atomic
 from orchestrator.selection import Selection, select

@@ -13,8 +13,9 @@ from orchestrator.cases import Case, DeviceConfig
 from orchestrator.cluster import Cluster
 from orchestrator.errors import ConfigError
 from orchestrator.load import load, load_text
+from orchestrator.placing import Place
 from orchestrator.plan import Identity
-from orchestrator.planner import Options, Place, data_of, plan
+from orchestrator.planner import Options, data_of, plan
 from orchestrator.render import context
 from orchestrator.selection import Chosen, Selection
 from orchestrator.vendors import Vendor

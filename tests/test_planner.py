@@ -13,8 +13,9 @@ from orchestrator.cluster import Cluster, Node
 from orchestrator.data import Manifest
 from orchestrator.errors import ConfigError
 from orchestrator.load import load
+from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Options, Place, parameters, plan
+from orchestrator.planner import Options, parameters, plan
 from orchestrator.selection import Chosen, Selection
 from orchestrator.vendors import Device, Peak, Refusal, TorchStack, Vendor
 

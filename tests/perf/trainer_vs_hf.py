@@ -22,8 +22,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from orchestrator.placing import Place
 from orchestrator.plan import Identity, to_json
-from orchestrator.planner import Options, Place, plan
+from orchestrator.planner import Options, plan
 from orchestrator.run import prepared
 from orchestrator.selection import select
 from orchestrator.workspace import Workspace
