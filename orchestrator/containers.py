@@ -71,6 +71,8 @@ class OnNode:
             wanted = [(f"{self.node_output}/{name}", offset, PIECE_BYTES) for name, offset in at]
             more = False
             for name, piece in zip(self.files, self.remote.read(wanted), strict=True):
+                if piece.error and not piece.missing:
+                    raise PreflightError(Problem(code="E210", message=f"{piece.path}: {piece.error}"))
                 if piece.data:
                     self._append(name, piece.data)
                     self.offsets[name] = piece.end
@@ -98,14 +100,14 @@ class OnNode:
 class Containers:
     """Follows the running containers of a cell from a thread; to others it looks like a local launcher."""
 
-    def __init__(self, nodes: list[OnNode], pool: Pool) -> None:
+    def __init__(self, nodes: list[OnNode], pool: Pool, *, started_s: float) -> None:
         self._nodes = nodes
         self._pool = pool
         self._stopping = threading.Event()
         self._failed_s: float | None = None
         self._code: int | None = None
         self.lost: str | None = None
-        self.started_s = time.monotonic()
+        self.started_s = started_s
         self.ended_s: float | None = None
         self.descriptor, self._bell = os.pipe2(os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._follow, name="nx8-follow", daemon=True)
@@ -139,6 +141,7 @@ class Containers:
             while not self._stopping.wait(TICK_S):
                 self._look()
                 if self.lost is not None or all(node.ended for node in self._nodes):
+                    self._halt([node for node in self._nodes if not node.ended])
                     self._finish()
                     return
                 self._end_the_gang()
@@ -191,15 +194,20 @@ class Containers:
             node.mirror(until_end=True)
             return node.differing()
 
-        for name, found in self._pool.settle(drain, nodes=self._names(), limit_s=COMMAND_LIMIT_S * 4).items():
-            if isinstance(found, Nx8Error):
-                self.lost = self.lost or f"{name}: its files could not be brought home: {found}"
-            elif found:
-                self.lost = self.lost or f"{name}: copied files differ from the node's: {', '.join(found)}"
         self.ended_s = time.monotonic()
-        codes = [node.state.exit_code if node.state else None for node in self._nodes]
-        self._code = max((255 if code is None else code for code in codes), default=255)
-        os.write(self._bell, b"!")
+        try:
+            heard = self._pool.settle(drain, nodes=self._names(), limit_s=COMMAND_LIMIT_S * 4)
+            for name, found in heard.items():
+                if isinstance(found, Nx8Error):
+                    self.lost = self.lost or f"{name}: its files could not be brought home: {found}"
+                elif found:
+                    self.lost = self.lost or f"{name}: copies differ from the node's: {', '.join(found)}"
+        except Exception as error:  # noqa: BLE001 - a full disk here, say: whoever waits must still be woken
+            self.lost = self.lost or f"{type(error).__name__}: {error}"
+        finally:
+            codes = [node.state.exit_code if node.state else None for node in self._nodes]
+            self._code = max((255 if code is None else code for code in codes), default=255)
+            os.write(self._bell, b"!")
 
     def _names(self) -> list[str]:
         return [node.launch.node for node in self._nodes]
@@ -241,8 +249,9 @@ def started(
         pool.each(lambda remote: _prepare(by_name[remote.name], cell, work_dir), nodes=names)
         if cell.probe is not None:
             pool.each(lambda remote: _monitor(by_name[remote.name], cell, limit_s), nodes=names)
+        started_s = time.monotonic()
         pool.each(lambda remote: _start(by_name[remote.name]), nodes=names)
-        containers = Containers(nodes, pool)
+        containers = Containers(nodes, pool, started_s=started_s)
         yield containers
     finally:
         try:

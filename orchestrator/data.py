@@ -10,13 +10,15 @@ from __future__ import annotations
 import array
 import hashlib
 import json
+import re
 import sys
 import sysconfig
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from orchestrator.errors import ConfigError, Problem
+from orchestrator.errors import CellError, ConfigError, Problem
+from orchestrator.text import NAME_REGEX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from orchestrator.cases import Data
 
 DTYPES: dict[str, str] = {"uint8": "B", "int16": "h", "int32": "i"}
+NAME = re.compile(NAME_REGEX)
 READ_BYTES = 4 * 1024 * 1024
 #: A manifest lists its inputs one by one up to this many; beyond, their digest and count stand for them.
 LISTED_INPUTS = 1000
@@ -314,12 +317,26 @@ def store(prepared: Prepared, folder: Path) -> Path:
     file's path.
     """
     from orchestrator.results import write_atomic
+    from orchestrator.results.storage import make_folder, storage_problem
 
-    folder.mkdir(parents=True, exist_ok=True)
+    if not NAME.fullmatch(prepared.manifest.name):
+        raise ConfigError(_bad_name(prepared.manifest.name))
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise CellError(storage_problem(error, folder, code="E701")) from error
     target = token_file(folder, prepared.manifest.name)
     write_atomic(target, prepared.content)
     write_atomic(manifest_file(folder, prepared.manifest.name), prepared.manifest.to_json().encode("utf-8"))
     return target
+
+
+def _bad_name(name: str) -> Problem:
+    return Problem(
+        code="E711",
+        message=f"{name!r} cannot name a token file",
+        help="letters, digits, '.', '_' and '-', 63 at most",
+    )
 
 
 def verify(folder: Path, name: str, *, how: str | None = None) -> Manifest:
@@ -329,6 +346,8 @@ def verify(folder: Path, name: str, *, how: str | None = None) -> Manifest:
     """
     from orchestrator.load import read_stored
 
+    if not NAME.fullmatch(name):
+        raise ConfigError(_bad_name(name))
     tokens, listing = token_file(folder, name), manifest_file(folder, name)
     missing = [str(path) for path in (tokens, listing) if not path.is_file()]
     if missing:

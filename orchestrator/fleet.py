@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from orchestrator import data
 from orchestrator.build import built
 from orchestrator.containers import started
-from orchestrator.errors import BusyError, PreflightError, Problem
+from orchestrator.errors import BusyError, Nx8Error, PreflightError, Problem
 from orchestrator.hosts import known_hosts_file
 from orchestrator.preflight import preflight
 from orchestrator.remote.pool import Pool
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from orchestrator.workspace import Workspace
 
 COPY_LIMIT_S = 1800.0
+UNLOCK_LIMIT_S = 30.0
 #: A probe that nobody ends by itself ends after this long, in seconds.
 MONITOR_LIMIT_S = 7 * 24 * 3600.0
 
@@ -121,20 +122,32 @@ class Fleet:
             "pid": os.getpid(),
             "since": planned.identity.created_utc,
         }
-        taken: list[Remote] = []
+        taken: list[str] = []
         path = f"{work_dir}/lock"
         try:
             for name in sorted(self.names):
                 remote = self.pool[name]
                 remote.make_dirs(str(work_dir))
+                taken.append(name)  # before the answer, which may be lost; only our own lock is ever removed
                 lock = remote.lock_dir(path, owner)
                 if not lock.won:
+                    taken.pop()
                     raise BusyError(_busy(name, path, lock.owner))
-                taken.append(remote)
             yield
         finally:
-            for remote in taken:
-                remote.unlock_dir(path, owner)
+            heard = self.pool.settle(
+                lambda remote: remote.unlock_dir(path, owner), nodes=taken, limit_s=UNLOCK_LIMIT_S
+            )
+            for name, value in heard.items():
+                if isinstance(value, Nx8Error):
+                    self._view.phase("warning", f"{name} may still be locked: remove {path} there; {value}")
+            self.pool.settle(
+                lambda remote: remote.remove_tree(
+                    f"{work_dir}/runs/{planned.identity.run_id}", root=f"{work_dir}/runs"
+                ),
+                nodes=taken,
+                limit_s=UNLOCK_LIMIT_S,
+            )
 
 
 def hand_out(pool: Pool, name: str, *, source: Path, folder: str, nodes: tuple[str, ...], view: View) -> None:

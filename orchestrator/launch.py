@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import PreflightError, Problem
+from orchestrator.results.storage import make_folder, storage_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,9 +98,13 @@ def _until_empty(group: int) -> None:
 def launched(launch: Launch, *, working_directory: Path) -> Iterator[Launcher]:
     """The launcher of one node, running. Raises PreflightError (E301) when it cannot be started at all."""
     output = Path(launch.host_output)
-    output.mkdir(mode=0o700, parents=True, exist_ok=True)
     environment = {key: value for key, value in os.environ.items() if key not in FOREIGN}
-    with (output / "launcher.log").open("xb") as log:
+    try:
+        make_folder(output)
+        opened = (output / "launcher.log").open("xb")
+    except OSError as error:
+        raise PreflightError(storage_problem(error, output, code="E701")) from error
+    with opened as log:
         try:
             process = subprocess.Popen(
                 launch.argv,

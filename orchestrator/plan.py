@@ -76,6 +76,20 @@ class ModelPlan:
     init_std: float
     tie_embeddings: bool
 
+    @property
+    def num_embedding_parameters(self) -> int:
+        """The input embedding alone."""
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters: embeddings, attention (grouped queries), SwiGLU, norms, output."""
+        head = self.hidden_size // self.num_heads
+        attention = 2 * self.hidden_size**2 + 2 * self.hidden_size * head * self.num_kv_heads
+        layer = attention + 3 * self.hidden_size * self.ffn_hidden_size + 2 * self.hidden_size
+        outside = (1 if self.tie_embeddings else 2) * self.num_embedding_parameters + self.hidden_size
+        return outside + self.num_layers * layer
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataPlan:
@@ -248,6 +262,21 @@ class Plan:
     transport: str
     cells: tuple[Cell, ...]
     time_limit_s: float | None = None
+
+    def __post_init__(self) -> None:
+        names = [cell.cell_id for cell in self.cells]
+        if not names:
+            raise ValueError("a plan has at least one cell")
+        if len(set(names)) != len(names):
+            raise ValueError(
+                f"a cell stands twice: {', '.join(sorted({n for n in names if names.count(n) > 1}))}"
+            )
+        for cell in self.cells:
+            ranks = [rank for launch in cell.launches for rank in launch.ranks]
+            if ranks != list(range(cell.world_size)):
+                raise ValueError(
+                    f"{cell.cell_id}: its launches start ranks {ranks}, not 0 … {cell.world_size - 1}"
+                )
 
 
 def to_json(value: Plan | Job) -> str:

@@ -345,14 +345,8 @@ def _flops(case: Case, *, proxy: bool) -> FlopsPlan:
 
 
 def parameters(model: Model) -> int:
-    """Trainable parameters of a llama-shaped decoder: embeddings, attention (grouped queries), SwiGLU,
-    norms, output.
-    """
-    head = model.hidden_size // model.num_heads
-    attention = 2 * model.hidden_size**2 + 2 * model.hidden_size * head * model.num_kv_heads
-    layer = attention + 3 * model.hidden_size * model.ffn_hidden_size + 2 * model.hidden_size
-    embeddings = (1 if model.tie_embeddings else 2) * model.vocab_size * model.hidden_size
-    return embeddings + model.num_layers * layer + model.hidden_size
+    """Trainable parameters of a case's model."""
+    return ModelPlan(**asdict(model)).num_parameters
 
 
 def _peak(device: Device, dtype: str, *, rehearsal: bool) -> PeakPlan:

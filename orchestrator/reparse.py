@@ -12,6 +12,7 @@ from orchestrator.errors import Exit
 from orchestrator.load import read_stored
 from orchestrator.parse import PARSER_VERSION
 from orchestrator.plan import Plan
+from orchestrator.report.markdown import report_text
 from orchestrator.results import write_atomic
 
 if TYPE_CHECKING:
@@ -25,10 +26,12 @@ class Outcome:
     same: bool
     written: Path | None
     message: str
+    code: int = Exit.OK
 
     @property
     def exit_code(self) -> int:
-        return Exit.OK if self.same else Exit.CELL
+        """0 when reproduced; the run's own where its result was written only now; 4 when it differs."""
+        return self.code if self.same else Exit.CELL
 
 
 def reparse(folder: RunFolder) -> Outcome:
@@ -39,6 +42,15 @@ def reparse(folder: RunFolder) -> Outcome:
     if now == before:
         return Outcome(
             same=True, written=None, message=f"{folder.run_id}: the stored result is reproduced byte for byte"
+        )
+    if not before:
+        write_atomic(folder.result, now)
+        write_atomic(folder.report, report_text(json.loads(now)).encode("utf-8"))
+        return Outcome(
+            same=True,
+            written=folder.result,
+            message=f"{folder.run_id} had no result yet: written {folder.result}",
+            code=int(json.loads(now)["exit_code"]),
         )
     target = folder.reparsed(PARSER_VERSION)
     write_atomic(target, now)
@@ -56,7 +68,7 @@ def reparse(folder: RunFolder) -> Outcome:
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What moved, a line each: verdicts with their first reason, then metrics."""
-    old_cells = {cell["cell_id"]: cell for cell in before.get("cells", [])}
+    old_cells = {cell["cell_id"]: cell for cell in before.get("cells") or () if _is_cell(cell)}
     lines = []
     for cell in now["cells"]:
         old = old_cells.get(cell["cell_id"], {"verdict": "nothing", "metrics": {}})
@@ -70,10 +82,20 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _is_cell(cell: Any) -> bool:
+    """Whether a stored cell has the shape to be compared: the file may have been anybody's."""
+    return (
+        isinstance(cell, dict)
+        and {"cell_id", "verdict"} <= cell.keys()
+        and isinstance(cell.get("metrics"), dict)
+        and all(isinstance(metric, dict) for metric in cell["metrics"].values())
+    )
+
+
 def _document(stored: bytes) -> dict[str, Any]:
     """The stored result, or an empty one where there is none that can be read."""
     try:
         document = json.loads(stored)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return document if isinstance(document, dict) else {}
+    return document if isinstance(document, dict) and isinstance(document.get("cells"), list) else {}

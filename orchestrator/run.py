@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from orchestrator import __version__, data, facts
 from orchestrator.derive import derive, render
-from orchestrator.errors import ConfigError, PreflightError, Problem
+from orchestrator.errors import ConfigError, Nx8Error, PreflightError, Problem
 from orchestrator.follow import follow
 from orchestrator.launch import launched
 from orchestrator.placing import Place
@@ -123,27 +123,29 @@ def run(
         planned = planned_for(workspace, selection, manifests, contexts, request.options)
     with phases.measure("facts"):
         host, source = facts.host(), facts.source(workspace.home)
+    about: dict[str, object] = {
+        "schema": 1,
+        "nx8_version": __version__,
+        "argv": list(argv),
+        "host": asdict(host),
+        "nodes": {},
+        "images": {},
+        "git": asdict(source),
+        "cells": {},
+    }
     with ExitStack() as exits:
         with phases.measure("connect"):
             runner = exits.enter_context(runner_of(workspace, selection, view))
-            nodes = runner.looked_at(planned)
-        folder = opened(workspace, planned)
+            about["nodes"] = runner.looked_at(planned)
+        folder = opened(workspace, planned, {**about, **timing(phases)})
         view.phase("plan", f"{planned.identity.run_id}  {', '.join(cell.cell_id for cell in planned.cells)}")
         with phases.measure("prepare"):
-            images = runner.prepare(planned, folder, contexts, data_dir(workspace, selection))
+            about["images"] = runner.prepare(planned, folder, contexts, data_dir(workspace, selection))
         seen = executed(planned, folder, runner, phases, view=view, signals=signals)
-    with phases.measure("report"):
-        about = {
-            "schema": 1,
-            "nx8_version": __version__,
-            "argv": list(argv),
-            "host": asdict(host),
-            "nodes": nodes,
-            "images": images,
-            "git": asdict(source),
-            "cells": {cell_id: asdict(one) for cell_id, one in seen.items()},
-        }
-        reported(folder, planned, about, phases)
+        # Before the nodes are let go: what was measured is not lost when that goes wrong.
+        with phases.measure("report"):
+            about["cells"] = {cell_id: asdict(one) for cell_id, one in seen.items()}
+            reported(folder, planned, about, phases)
     return folder
 
 
@@ -244,10 +246,14 @@ def preflight(planned: Plan) -> None:
         )
 
 
-def opened(workspace: Workspace, planned: Plan) -> RunFolder:
-    """The run's folder with its plan and jobs in it, before anything is started."""
+def opened(workspace: Workspace, planned: Plan, host: dict[str, object]) -> RunFolder:
+    """The run's folder with its plan, its jobs and a first host.json, before anything is started: whatever
+    ends us later, the raw files can be judged.
+    """
     folder = RunFolder.create(workspace.runs, planned.identity.run_id)
     write_atomic(folder.plan, to_json(planned).encode("utf-8"))
+    write_atomic(folder.host, serialise(host))
+    folder.point_latest()
     for cell in planned.cells:
         write_atomic(folder.cell(cell.cell_id).job, to_json(cell.job).encode("utf-8"))
     return folder
@@ -267,7 +273,12 @@ def executed(
         elif left is not None and left <= 0:
             seen[cell.cell_id] = not_run(f"the run's time limit of {planned.time_limit_s:g} s was used up")
         else:
-            seen[cell.cell_id] = trained(cell, folder, runner, phases, left, view=view, signals=signals)
+            try:
+                seen[cell.cell_id] = trained(cell, folder, runner, phases, left, view=view, signals=signals)
+            except Nx8Error as error:
+                if not seen:
+                    raise  # nothing was measured yet: the error's own exit code says most
+                seen[cell.cell_id] = not_run(str(error.problems[0].message if error.problems else error))
     return seen
 
 
@@ -335,7 +346,6 @@ def reported(folder: RunFolder, planned: Plan, about: dict[str, object], phases:
     result = derive(folder, planned, host)
     write_atomic(folder.result, render(result))
     write_atomic(folder.report, report_text(result).encode("utf-8"))
-    folder.point_latest()
 
 
 def timing(phases: Phases) -> dict[str, object]:

@@ -162,7 +162,11 @@ def _cases(
             )
         )
     chosen = []
-    for name in names:
+    problems += (
+        Problem(code="E114", message=f"case {name!r} is named twice", help="name it once")
+        for name in sorted({name for name in names if names.count(name) > 1})
+    )
+    for name in dict.fromkeys(names):
         if not workspace.case_file(name).is_file():
             problems.append(_unknown_case(workspace, name))
             continue

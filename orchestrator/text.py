@@ -20,11 +20,10 @@ class Pattern:
         return {**handler(source), "pattern": self.regex}
 
 
+NAME_REGEX = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 #: A name of ours: it becomes a folder, a container label and a table cell, so it may hold neither
 #: separators nor spaces.
-Name = Annotated[
-    str, Pattern(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", "letters, digits, '.', '_' and '-', 63 at most")
-]
+Name = Annotated[str, Pattern(NAME_REGEX, "letters, digits, '.', '_' and '-', 63 at most")]
 #: An environment variable's name.
 EnvName = Annotated[str, Pattern(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", "the name of an environment variable")]
 #: A dotted Python module.

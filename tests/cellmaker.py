@@ -191,8 +191,11 @@ def sealed(record: dict[str, Any]) -> bytes:
 def numbered(records: list[dict[str, Any]], *, rank: int, nonce: str = NONCE) -> list[bytes]:
     """The lines of a rank's file, seq and end record included where the last record is an `end`."""
     lines: list[bytes] = []
+    t_s = 1000.0
     for seq, record in enumerate(records):
-        common = {"v": 1, "nonce": nonce, "rank": rank, "seq": seq, "t_s": 1000.0 + seq}
+        end_s = record.get("end_s")
+        t_s = end_s + 0.0005 if isinstance(end_s, float) else t_s
+        common = {"v": 1, "nonce": nonce, "rank": rank, "seq": seq, "t_s": t_s}
         content = dict(record)
         if content["event"] == "end":
             content.setdefault("count", seq)
@@ -204,13 +207,13 @@ def numbered(records: list[dict[str, Any]], *, rank: int, nonce: str = NONCE) ->
 def make_records(
     cell: Cell, rank: int, *, step_s: float | list[float] = 2.0, loss: float = 5.0, steps: int | None = None
 ) -> list[dict[str, Any]]:
-    """What an undisturbed rank writes. Loss falls by 0.01 a step; ten seconds of clock for every step."""
+    """What an undisturbed rank writes. Loss falls by 0.01 a step; a millisecond lies between two steps."""
     job = cell.job
     batch, total = job.batch, job.steps.total if steps is None else steps
     durations = step_s if isinstance(step_s, list) else [step_s] * total
     per_node = cell.devices_per_node
     samples = batch.micro_batch_size * batch.gradient_accumulation_steps
-    begin_s = [1010.0 + sum(max(10.0, one) for one in durations[:n]) for n in range(total)]
+    begin_s = [1010.0 + sum(one + 0.001 for one in durations[:n]) for n in range(total)]
     return [
         {
             "event": "hello",
@@ -227,11 +230,12 @@ def make_records(
             "versions": {"python": "3.11.7", "torch": "2.13.0", "deepspeed": "0.19.8", "numpy": None},
             "os": "Linux-6.18",
             "seed": job.seed,
+            "job_sha256": hashlib.sha256(to_json(job).encode("utf-8")).hexdigest(),
         },
         {
             "event": "ready",
-            "num_parameters": 6_738_415_616,
-            "num_embedding_parameters": 131_072_000,
+            "num_parameters": job.model.num_parameters,
+            "num_embedding_parameters": job.model.num_embedding_parameters,
             "data_sha256": job.data.sha256,
             "data_num_tokens": job.data.num_tokens,
             "zero_stage": job.zero.stage,
@@ -252,7 +256,7 @@ def make_records(
                 "tokens": samples * batch.sequence_length,
                 "loss": loss - 0.01 * n,
                 "grad_norm": 1.5,
-                "learning_rate": 1e-5,
+                "learning_rate": job.optimizer.learning_rate,
             }
             for n in range(total)
         ),

@@ -54,7 +54,7 @@ def test_a_measured_run(tmp_path: Path) -> None:
     assert result["phases"][1] == {"name": "train", "seconds": 120.5}
     assert cell["verdict"] == "MEASURED"
     assert cell["reasons"] == []
-    assert len(cell["proofs"]) == 13
+    assert len(cell["proofs"]) == 16
     assert cell["metrics"]["tokens_per_second_per_device"]["value"] == 4096.0
     assert cell["metrics"]["mfu_published"]["value"] == pytest.approx(4096 * 42e9 / 312e12)
     assert cell["batch"]["global_batch_size"] == 4

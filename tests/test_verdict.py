@@ -38,10 +38,13 @@ PROOFS = (
     "steps_reached",
     "window_complete",
     "losses_finite",
+    "job",
+    "model",
     "world_size",
     "batch",
     "data",
     "wall_clock",
+    "window_covered",
     "mfu_possible",
 )
 
@@ -202,6 +205,31 @@ def short_for_the_host(made: Made) -> None:
     made.host = replace(SEEN, launcher_wall_s=20.0)
 
 
+def timed_too_short(made: Made) -> None:
+    """Every step ends a hundred times too early, as where nobody waited for the device."""
+    for records in made.records.values():
+        for record in records:
+            if record["event"] == "step":
+                record["end_s"] = record["start_s"] + (record["end_s"] - record["start_s"]) / 100
+    made.seal()
+
+
+def before_the_launcher(made: Made) -> None:
+    for records in made.records.values():
+        for record in records:
+            if record["event"] == "step":
+                record.update(start_s=record["start_s"] - 1e6, end_s=record["end_s"] - 1e6)
+    made.seal()
+
+
+def older_than_the_host_saw(made: Made) -> None:
+    made.statuses[0].update(started_s=-1e6, wall_s=5910.0 + 1e6)
+
+
+def unseen_by_the_host(made: Made) -> None:
+    made.host = replace(SEEN, launcher_wall_s=None)
+
+
 def impossible_speed(made: Made) -> None:
     made.records = {rank: make_records(made.cell, rank, step_s=0.001) for rank in (0, 1)}
     made.seal()
@@ -255,6 +283,16 @@ FORGERIES: dict[str, tuple[Callable[[Made], None], str]] = {
     "another engine": (lied_in(0, engine="ddp"), "world_size"),
     "another dtype": (lied_in(1, compute_dtype="fp16"), "world_size"),
     "another seed": (lied_in(0, seed=1), "world_size"),
+    "another job": (lied_in(0, job_sha256="0" * 64), "job"),
+    "another learning rate": (lied(learning_rate=0.0), "job"),
+    "a smaller model": (lied_in(1, num_parameters=7), "model"),
+    "another embedding": (lied_in(1, num_embedding_parameters=7), "model"),
+    "negative memory": (lied_in(-2, peak_rss_bytes=-5), "records_intact"),
+    "negative loss": (lied(loss=-1.0), "records_intact"),
+    "steps timed too short": (timed_too_short, "window_covered"),
+    "steps before the launcher lived": (before_the_launcher, "wall_clock"),
+    "a launcher older than the host saw": (older_than_the_host_saw, "wall_clock"),
+    "a launcher that nobody saw": (unseen_by_the_host, "wall_clock"),
     "another data set": (lied_in(1, data_sha256="0" * 64), "data"),
     "less data": (lied_in(1, data_num_tokens=5), "data"),
     "wall clock shorter than the steps": (stretched, "wall_clock"),

@@ -34,7 +34,7 @@ class Windows:
         dtype = getattr(torch, data.dtype)
         self.sha256 = verified_sha256(data, torch.empty(0, dtype=dtype).element_size())
         self.num_tokens = data.num_tokens
-        self._length = sequence_length
+        self.sequence_length = sequence_length
         self._count = (data.num_tokens - 1) // sequence_length
         if self._count < 1:
             raise DataError(

@@ -60,6 +60,15 @@ class DeepSpeedEngine:
         self.model = model
         self._engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
 
+    def found(self) -> Dict[str, Any]:
+        """What DeepSpeed itself says that it runs, for the `ready` record."""
+        return {
+            "zero_stage": int(self._engine.zero_optimization_stage()),
+            "compute_dtype": dtype_name(next(self.model.parameters()).dtype),
+            "micro_batch_size": int(self._engine.train_micro_batch_size_per_gpu()),
+            "gradient_accumulation_steps": int(self._engine.gradient_accumulation_steps()),
+        }
+
     def step(self, batches: Iterable[Batch]) -> StepResult:
         engine, losses = self._engine, []
         for inputs_BS, labels_BS in batches:
@@ -88,9 +97,20 @@ class DdpEngine:
         dtype = DTYPES[job.precision.compute_dtype]
         self._scaler = LossScaler(device.device) if dtype is torch.float16 else None
         self._autocast: Callable[[], Any] = contextlib.nullcontext
+        self._dtype = next(self.model.parameters()).dtype
+        self._micro_batch_size = job.batch.micro_batch_size
         if job.precision.mechanism == "autocast":
             self._autocast = lambda: torch.autocast(device.type, dtype=dtype)
-            probe_autocast(device, dtype)
+            self._dtype = probe_autocast(device, dtype)
+
+    def found(self) -> Dict[str, Any]:
+        """What runs, for the `ready` record: nothing is sharded; the dtype is the one autocast gave."""
+        return {
+            "zero_stage": 0,
+            "compute_dtype": dtype_name(self._dtype),
+            "micro_batch_size": self._micro_batch_size,
+            "gradient_accumulation_steps": self._accumulation,
+        }
 
     def step(self, batches: Iterable[Batch]) -> StepResult:
         losses = []
@@ -204,15 +224,21 @@ def make_optimizer(optimizer: jobs.Optimizer, model: nn.Module, device: Device) 
     return torch.optim.AdamW(model.parameters(), **settings)
 
 
-def probe_autocast(device: Device, dtype: torch.dtype) -> None:
-    """Raises EngineError when autocast does not give the planned dtype: for some it only warns and computes
-    in float32.
+def probe_autocast(device: Device, dtype: torch.dtype) -> torch.dtype:
+    """The dtype that autocast computes in. Raises EngineError when it is not the planned one: for some, torch
+    only warns and computes in float32.
     """
     one = torch.ones(1, 1, device=device.device)
     with torch.autocast(device.type, dtype=dtype):
         found = torch.mm(one, one).dtype
     if found is not dtype:
         raise EngineError("autocast to {} gives {} on {}".format(dtype, found, device.type))
+    return found
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The contract's word for a torch dtype; torch's own where it has none."""
+    return next((name for name, one in DTYPES.items() if one is dtype), str(dtype))
 
 
 def mean(losses: Any) -> torch.Tensor:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import hashlib
 import math
 import os
 import platform
@@ -38,10 +39,11 @@ def main(job_path: str) -> int:
     # call.
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     job = jobs.load_job(job_path)
+    job_sha256 = file_sha256(job_path)
     rank = int(os.environ["RANK"])
     events = EventWriter(rank_directory(rank), job.nonce, rank)
     try:
-        train(job, events)
+        train(job, job_sha256, events)
     except BaseException as error:  # noqa: BLE001  an early sys.exit() is a failure too
         traceback.print_exc()
         text = traceback.format_exc().encode("utf-8", "backslashreplace")[-TRACEBACK_BYTES:]
@@ -56,7 +58,7 @@ def main(job_path: str) -> int:
     return 0
 
 
-def train(job: jobs.Job, events: EventWriter) -> None:
+def train(job: jobs.Job, job_sha256: str, events: EventWriter) -> None:
     device = Device(job.device, int(os.environ["LOCAL_RANK"]))
     torch.manual_seed(job.seed)
     dist.init_process_group(job.device.backend)
@@ -64,11 +66,11 @@ def train(job: jobs.Job, events: EventWriter) -> None:
         raise RuntimeError(
             "{} ranks came, {} are planned".format(dist.get_world_size(), job.batch.world_size)
         )
-    events.write("hello", **hello(job, device))
+    events.write("hello", **hello(job, job_sha256, device))
 
     windows = Windows(job.data, sequence_length=job.batch.sequence_length, vocab_size=job.model.vocab_size)
     engine = make_engine(job, device, lambda: build_model(job))
-    events.write("ready", **ready(job, windows, engine.model))
+    events.write("ready", **ready(windows, engine))
 
     order = SequenceOrder(len(windows), job.seed)
     for step in range(1, job.steps.planned + 1):
@@ -128,7 +130,7 @@ def micro_batches(
         yield windows.batch(indices, device.device)
 
 
-def hello(job: jobs.Job, device: Device) -> Dict[str, Any]:
+def hello(job: jobs.Job, job_sha256: str, device: Device) -> Dict[str, Any]:
     """Who this rank is: what was found, not what was planned, wherever it can be asked for."""
     return {
         "world_size": dist.get_world_size(),
@@ -144,6 +146,7 @@ def hello(job: jobs.Job, device: Device) -> Dict[str, Any]:
         "versions": versions(job),
         "os": platform.platform(),
         "seed": job.seed,
+        "job_sha256": job_sha256,
     }
 
 
@@ -157,18 +160,17 @@ def versions(job: jobs.Job) -> Dict[str, Optional[str]]:
     return found
 
 
-def ready(job: jobs.Job, windows: Windows, model: Llama) -> Dict[str, Any]:
+def ready(windows: Windows, engine: Any) -> Dict[str, Any]:
+    """What stands, asked of the model, the data and the engine themselves wherever they can be asked."""
+    model = engine.model
     return {
+        **engine.found(),
         "num_parameters": num_parameters(model),
         "num_embedding_parameters": num_parameters(model.model.embed_tokens),
         "data_sha256": windows.sha256,
         "data_num_tokens": windows.num_tokens,
-        "zero_stage": job.zero.stage,
-        "compute_dtype": job.precision.compute_dtype,
         "recompute": "full" if model.model.recompute else "none",
-        "micro_batch_size": job.batch.micro_batch_size,
-        "gradient_accumulation_steps": job.batch.gradient_accumulation_steps,
-        "sequence_length": job.batch.sequence_length,
+        "sequence_length": windows.sequence_length,
         "world_size": dist.get_world_size(),
     }
 
@@ -189,6 +191,11 @@ def step_record(
     record["grad_norm"] = None if norm is None else finite_or_none(float(norm))
     record["learning_rate"] = job.optimizer.learning_rate
     return record
+
+
+def file_sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def finite_or_none(value: float) -> Optional[float]:

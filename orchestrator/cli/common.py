@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,12 +22,35 @@ def workspace_of(ctx: click.Context) -> Workspace:
     """The workspace of this call. Raises ConfigError when there is none."""
     from orchestrator.workspace import find
 
-    return find(home=ctx.find_object(Path), environment=os.environ, working_directory=Path.cwd())
+    return find(home=ctx.find_object(Path), environment=os.environ, working_directory=_working_directory())
+
+
+def _working_directory() -> Path:
+    """Where we stand; the root where that folder is gone."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path("/")
+
+
+class Seconds(click.FloatRange):
+    """A positive, finite number of seconds."""
+
+    name = "seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is no number of seconds; leave the option away for no limit", param, ctx)
+        return seconds
 
 
 def plan_options(verb: F) -> F:
     """The arguments that decide what is planned; the same for `plan` and `run`."""
-    seconds = click.FloatRange(min=0, min_open=True)
+    seconds = Seconds()
     for decorate in reversed(
         (
             click.argument("cases", nargs=-1, metavar="[CASE]..."),
@@ -82,7 +106,7 @@ def changes_of(settings: tuple[str, ...]) -> Any:
     from orchestrator.errors import ConfigError, Problem
     from orchestrator.load import load_text
 
-    malformed = [setting for setting in settings if "=" not in setting or "\n" in setting]
+    malformed = [one for one in settings if not one.partition("=")[2].strip() or "\n" in one]
     if malformed:
         raise ConfigError(
             [Problem(code="E116", message=f"--set {one!r}: wants KEY=VALUE") for one in malformed]

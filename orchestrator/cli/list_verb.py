@@ -76,14 +76,14 @@ def _clusters(workspace: Workspace) -> Iterator[dict[str, Any]]:
 
 
 def _runs(workspace: Workspace) -> Iterator[dict[str, Any]]:
+    from orchestrator.errors import ConfigError
     from orchestrator.results import RunFolder, read_result
 
     for folder in RunFolder.all(workspace.runs):
-        verdicts = (
-            [cell["verdict"] for cell in read_result(folder)["cells"]]
-            if folder.result.exists()
-            else ["no result"]
-        )
+        try:
+            verdicts = [cell["verdict"] for cell in read_result(folder)["cells"]]
+        except (ConfigError, KeyError, TypeError):
+            verdicts = ["no result" if not folder.result.exists() else "unreadable result"]
         yield {"name": folder.run_id, "verdicts": ", ".join(verdicts), "folder": str(folder.path)}
 
 

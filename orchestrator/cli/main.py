@@ -87,7 +87,8 @@ def guarded(verb: Callable[[], Any]) -> int:
 
     try:
         code = verb()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return int(code or 0)
     except Nx8Error as error:
         click.echo(str(error), err=True)
@@ -106,8 +107,11 @@ def guarded(verb: Callable[[], Any]) -> int:
         # The reader went away (`nx8 report | head`): not our failure, but nothing more can be said either.
         sys.stdout = None
         return int(Exit.OK)
-    except Exception:  # noqa: BLE001 - the one place where a bug becomes exit code 70
+    except Exception as error:  # noqa: BLE001 - the one place where a bug becomes exit code 70
         import traceback
+
+        if isinstance(error.__cause__ or error.__context__, KeyboardInterrupt):
+            return int(Exit.SIGINT)  # Ctrl-C in the middle of an import arrives wrapped
 
         click.echo(traceback.format_exc(), err=True)
         click.echo(

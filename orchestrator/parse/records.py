@@ -44,6 +44,7 @@ class Hello(Record):
     versions: tuple[tuple[str, str | None], ...]
     os: str
     seed: int
+    job_sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,13 +146,28 @@ def decode(line: bytes, *, number: int) -> Record:
     return Unknown(**common) if read is None else read(fields, common)
 
 
+def _count(fields: Fields, key: str) -> int:
+    """A number of things, or bytes: never below zero."""
+    value = fields.integer(key)
+    if value < 0:
+        raise Misread(f"{key} is negative")
+    return value
+
+
+def _optional_count(fields: Fields, key: str) -> int | None:
+    value = fields.optional_integer(key)
+    if value is not None and value < 0:
+        raise Misread(f"{key} is negative")
+    return value
+
+
 def _hello(fields: Fields, common: _Common) -> Hello:
     return Hello(
         **common,
-        world_size=fields.integer("world_size"),
-        local_rank=fields.integer("local_rank"),
+        world_size=_count(fields, "world_size"),
+        local_rank=_count(fields, "local_rank"),
         hostname=fields.text("hostname", limit=256),
-        pid=fields.integer("pid"),
+        pid=_count(fields, "pid"),
         wall_time_s=fields.number("wall_time_s"),
         device_type=fields.text("device_type", limit=64),
         device_name=fields.optional_text("device_name", limit=256),
@@ -161,23 +177,24 @@ def _hello(fields: Fields, common: _Common) -> Hello:
         versions=fields.texts("versions"),
         os=fields.text("os", limit=256),
         seed=fields.integer("seed"),
+        job_sha256=fields.text("job_sha256", limit=128),
     )
 
 
 def _ready(fields: Fields, common: _Common) -> Ready:
     return Ready(
         **common,
-        num_parameters=fields.integer("num_parameters"),
-        num_embedding_parameters=fields.integer("num_embedding_parameters"),
+        num_parameters=_count(fields, "num_parameters"),
+        num_embedding_parameters=_count(fields, "num_embedding_parameters"),
         data_sha256=fields.text("data_sha256", limit=128),
-        data_num_tokens=fields.integer("data_num_tokens"),
-        zero_stage=fields.integer("zero_stage"),
+        data_num_tokens=_count(fields, "data_num_tokens"),
+        zero_stage=_count(fields, "zero_stage"),
         compute_dtype=fields.text("compute_dtype", limit=64),
         recompute=fields.text("recompute", limit=64),
-        micro_batch_size=fields.integer("micro_batch_size"),
-        gradient_accumulation_steps=fields.integer("gradient_accumulation_steps"),
-        sequence_length=fields.integer("sequence_length"),
-        world_size=fields.integer("world_size"),
+        micro_batch_size=_count(fields, "micro_batch_size"),
+        gradient_accumulation_steps=_count(fields, "gradient_accumulation_steps"),
+        sequence_length=_count(fields, "sequence_length"),
+        world_size=_count(fields, "world_size"),
     )
 
 
@@ -185,14 +202,17 @@ def _step(fields: Fields, common: _Common) -> Step:
     nonfinite = fields.optional_text("loss_nonfinite", limit=64)
     if nonfinite is not None and nonfinite not in _NONFINITE:
         raise Misread("loss_nonfinite is none of nan, inf, -inf")
+    loss = fields.optional_number("loss")
+    if loss is not None and loss < 0:
+        raise Misread("loss is negative, which a cross entropy never is")
     return Step(
         **common,
         step=fields.integer("step"),
         start_s=fields.number("start_s"),
         end_s=fields.number("end_s"),
-        samples=fields.integer("samples"),
-        tokens=fields.integer("tokens"),
-        loss=fields.optional_number("loss"),
+        samples=_count(fields, "samples"),
+        tokens=_count(fields, "tokens"),
+        loss=loss,
         loss_nonfinite=None if nonfinite is None else _NONFINITE[nonfinite],
         grad_norm=fields.optional_number("grad_norm"),
         learning_rate=fields.number("learning_rate"),
@@ -202,9 +222,9 @@ def _step(fields: Fields, common: _Common) -> Step:
 def _memory(fields: Fields, common: _Common) -> Memory:
     return Memory(
         **common,
-        peak_rss_bytes=fields.integer("peak_rss_bytes"),
-        device_peak_allocated_bytes=fields.optional_integer("device_peak_allocated_bytes"),
-        device_peak_reserved_bytes=fields.optional_integer("device_peak_reserved_bytes"),
+        peak_rss_bytes=_count(fields, "peak_rss_bytes"),
+        device_peak_allocated_bytes=_optional_count(fields, "device_peak_allocated_bytes"),
+        device_peak_reserved_bytes=_optional_count(fields, "device_peak_reserved_bytes"),
     )
 
 
@@ -220,8 +240,8 @@ def _fail(fields: Fields, common: _Common) -> Fail:
 def _end(fields: Fields, common: _Common) -> End:
     return End(
         **common,
-        steps=fields.integer("steps"),
-        count=fields.integer("count"),
+        steps=_count(fields, "steps"),
+        count=_count(fields, "count"),
         sha256=fields.text("sha256", limit=128),
     )
 

@@ -47,10 +47,13 @@ _PROOFS: dict[str, Callable[[Evidence], Finding]] = {
     "steps_reached": training.steps_reached,
     "window_complete": training.window_complete,
     "losses_finite": training.losses_finite,
+    "job": training.job,
+    "model": training.model,
     "world_size": training.world_size,
     "batch": training.batch,
     "data": training.data,
     "wall_clock": training.wall_clock,
+    "window_covered": training.window_covered,
     "mfu_possible": training.mfu_possible,
 }
 

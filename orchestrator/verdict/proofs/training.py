@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from orchestrator.metrics import summarize
+from orchestrator.metrics.summary import NoValueError
+from orchestrator.metrics.window import coverage
 from orchestrator.parse.visible import short_digest, visible
+from orchestrator.plan import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +23,10 @@ if TYPE_CHECKING:
 
 #: A status states wall_s and both ends of it; rounding to whole microseconds may part them this much.
 WALL_TOLERANCE_S = 1e-3
+#: The host notices a launcher's start and end from outside, a moment after the one and before the other.
+HOST_TOLERANCE_S = 1.0
+#: What lies between two timed steps is writing one record; far more than that is work that was not timed.
+LEAST_COVERAGE = 0.9
 
 
 def steps_reached(evidence: Evidence) -> Finding:
@@ -73,6 +81,43 @@ def losses_finite(evidence: Evidence) -> Finding:
             faults.append(f"rank {rank}: {len(bad)} of {len(steps)}, first {kind} at step {bad[0].step}")
     num_losses = sum(len(evidence.steps(rank)) for rank in evidence.ranks)
     return faults, f"{num_losses} losses, every one a finite number"
+
+
+def job(evidence: Evidence) -> Finding:
+    """Every rank read exactly the job of the plan, and trained at its learning rate."""
+    wanted = hashlib.sha256(to_json(evidence.cell.job).encode("utf-8")).hexdigest()
+    rate = evidence.cell.job.optimizer.learning_rate
+    faults = []
+    for rank in evidence.ranks:
+        faults += _differences(rank, "hello", evidence.hello(rank), {"job_sha256": wanted})
+        wrong = [step.step for step in evidence.steps(rank) if step.learning_rate != rate]
+        if wrong:
+            faults.append(f"rank {rank}: another learning rate in {len(wrong)} steps, the first {wrong[0]}")
+    return faults, f"SHA-256 {short_digest(wanted)} on {len(evidence.ranks)} ranks"
+
+
+def model(evidence: Evidence) -> Finding:
+    """The model that stands has the parameters of the planned one."""
+    planned = evidence.cell.job.model
+    due: dict[str, object] = {
+        "num_parameters": planned.num_parameters,
+        "num_embedding_parameters": planned.num_embedding_parameters,
+    }
+    faults = []
+    for rank in evidence.ranks:
+        faults += _differences(rank, "ready", evidence.ready(rank), due)
+    return faults, f"{planned.num_parameters} parameters on {len(evidence.ranks)} ranks"
+
+
+def window_covered(evidence: Evidence) -> Finding:
+    """The measured steps fill their window: a step timed too short leaves time that nobody accounts for."""
+    try:
+        least, _ = coverage(evidence.cell, evidence.logs)
+    except NoValueError as reason:
+        return [str(reason)], ""
+    if least < LEAST_COVERAGE:
+        return [f"step times are {least:.1%} of the window's own time, {LEAST_COVERAGE:.0%} at least"], ""
+    return [], "step times fill the window on every rank, but for the writing of records"
 
 
 def world_size(evidence: Evidence) -> Finding:
@@ -138,31 +183,58 @@ def data(evidence: Evidence) -> Finding:
 
 
 def wall_clock(evidence: Evidence) -> Finding:
+    """Steps lie within their rank's life, that within its launcher's, and that within what the host saw."""
     faults: list[str] = []
-    longest_s = 0.0
-    for node in evidence.nodes:
-        status = evidence.status(node)
-        if status is None:
-            faults.append(f"node {node}: {evidence.no_status(node)}")
-        elif abs(status.ended_s - status.started_s - status.wall_s) > WALL_TOLERANCE_S:
-            faults.append(
-                f"node {node}: wall_s {status.wall_s:.6g} is not ended_s − started_s, "
-                f"{status.ended_s - status.started_s:.6g}"
-            )
     host_wall_s = evidence.host.launcher_wall_s
+    if host_wall_s is None:
+        faults.append("the host did not see how long the launcher lived")
+    for node in evidence.nodes:
+        faults += _launcher_faults(evidence, node, host_wall_s)
     for rank in evidence.ranks:
-        total_s = sum(step.duration_s for step in evidence.steps(rank))
-        longest_s = max(longest_s, total_s)
-        status = evidence.status(evidence.node_of(rank))
-        if status is not None and not total_s <= status.wall_s:
-            faults.append(f"rank {rank}: {total_s:.6g} s of steps in {status.wall_s:.6g} s of its launcher")
-        if host_wall_s is not None and not total_s <= host_wall_s:
-            faults.append(f"rank {rank}: {total_s:.6g} s of steps in {host_wall_s:.6g} s seen by the host")
+        faults += _step_faults(evidence, rank)
+    longest_s = max(
+        (sum(step.duration_s for step in evidence.steps(rank)) for rank in evidence.ranks), default=0.0
+    )
     walls_s = [status.wall_s for node in evidence.nodes if (status := evidence.status(node))]
     return faults, (
         f"{longest_s:.6g} s of steps at most in {min(walls_s, default=math.nan):.6g} s of the launcher"
         + ("" if host_wall_s is None else f", {host_wall_s:.6g} s seen by the host")
     )
+
+
+def _launcher_faults(evidence: Evidence, node: int, host_wall_s: float | None) -> list[str]:
+    status = evidence.status(node)
+    if status is None:
+        return [f"node {node}: {evidence.no_status(node)}"]
+    faults = []
+    lived_s = status.ended_s - status.started_s
+    if abs(lived_s - status.wall_s) > WALL_TOLERANCE_S:
+        faults.append(f"node {node}: wall_s {status.wall_s:.6g} is not ended_s − started_s, {lived_s:.6g}")
+    if host_wall_s is not None and status.wall_s > host_wall_s + HOST_TOLERANCE_S:
+        faults.append(
+            f"node {node}: {status.wall_s:.6g} s of the launcher in {host_wall_s:.6g} s seen by the host"
+        )
+    return faults
+
+
+def _step_faults(evidence: Evidence, rank: int) -> list[str]:
+    """Steps outside the launcher's life, or records written before what they tell had happened."""
+    status, steps = evidence.status(evidence.node_of(rank)), evidence.steps(rank)
+    faults = []
+    total_s = sum(step.duration_s for step in steps)
+    if status is not None and not total_s <= status.wall_s:
+        faults.append(f"rank {rank}: {total_s:.6g} s of steps in {status.wall_s:.6g} s of its launcher")
+    outside = [
+        step.step
+        for step in steps
+        if status is not None and not status.started_s <= step.start_s <= step.end_s <= status.ended_s
+    ]
+    if outside:
+        faults.append(f"rank {rank}: {len(outside)} steps outside its launcher's life, first {outside[0]}")
+    early = [step.step for step in steps if step.t_s < step.end_s]
+    if early:
+        faults.append(f"rank {rank}: {len(early)} steps recorded before they ended, the first {early[0]}")
+    return faults
 
 
 def mfu_possible(evidence: Evidence) -> Finding:
