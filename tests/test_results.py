@@ -27,7 +27,6 @@ def mode(path: Path) -> int:
 
 def test_every_file_has_its_place(tmp_path: Path) -> None:
     folder = RunFolder(path=tmp_path / "r1")
-    names = [folder.plan, folder.host, folder.result, folder.report, folder.table]
     assert [path.name for path in names] == [
         "plan.json",
         "host.json",

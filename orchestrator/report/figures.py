@@ -108,7 +108,8 @@ def _share(value: float | None) -> str | None:
 def _commit(git: Mapping[str, Any], language: Language) -> str:
     commit = git.get("commit")
     if commit is None:
-        return str(git.get("reason") or say("unknown", language))
+        reason = git.get("reason")
+        return f"{say('unknown', language)} ({reason})" if reason else say("unknown", language)
     return say("fact.commit_dirty", language, commit=commit) if git.get("dirty") else str(commit)
 
 

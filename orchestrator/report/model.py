@@ -9,11 +9,10 @@ from orchestrator.errors import ConfigError, Problem
 from orchestrator.messages import Language, say
 from orchestrator.report.columns import COLUMNS, Notes, TableCell, table_cell
 from orchestrator.report.figures import facts_of_cell, facts_of_run
+from orchestrator.results import SCHEMA
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-SCHEMA = "nx8.result/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

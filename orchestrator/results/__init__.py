@@ -1,6 +1,6 @@
 """Names every file of one run, writes beside and then renames, finds runs again.
 
-results/runs/<run_id>/plan.json host.json result.json report.md report.csv
+results/runs/<run_id>/plan.json host.json result.json report.md
                       cells/<cell_id>/…      as docs/contract.md lays it out
 results/runs/latest   → the run that started last
 """
@@ -104,10 +104,6 @@ class RunFolder:
     @property
     def report(self) -> Path:
         return self.path / "report.md"
-
-    @property
-    def table(self) -> Path:
-        return self.path / "report.csv"
 
     @property
     def cells(self) -> Path:
