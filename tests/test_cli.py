@@ -76,6 +76,9 @@ def test_an_unknown_vendor_exits_2_and_says_which_files_are_missing_and_how_to_g
     ("words", "code"),
     [
         (("run", "lama2_7b"), "E114"),
+        (("run", "llama2_7b", "llama2_7b"), "E114"),
+        (("plan", "--set", "micro_batch_size="), "E116"),
+        (("data", "check", "../../x"), "E711"),
         (("run", "--cluster", "nowhere"), "E102"),
         (("plan", "--set", "micro_batch_size"), "E116"),
         (("plan", "--set", "micro_batch_sise=2"), "E101"),
@@ -92,6 +95,13 @@ def test_bad_usage_exits_2_with_a_coded_message_and_no_traceback(words: tuple[st
     assert f"error[{code}" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-1", "0", "soon"])
+def test_a_limit_is_a_positive_finite_number_of_seconds(value: str) -> None:
+    done = nx8("plan", "--stall-limit", value)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
 
 
 def test_plan_prints_the_value_and_touches_nothing(tmp_path: Path) -> None:

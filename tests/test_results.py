@@ -27,13 +27,8 @@ def mode(path: Path) -> int:
 
 def test_every_file_has_its_place(tmp_path: Path) -> None:
     folder = RunFolder(path=tmp_path / "r1")
-    assert [path.name for path in names] == [
-        "plan.json",
-        "host.json",
-        "result.json",
-        "report.md",
-        "report.csv",
-    ]
+    names = [folder.plan, folder.host, folder.result, folder.report]
+    assert [path.name for path in names] == ["plan.json", "host.json", "result.json", "report.md"]
     node = folder.cell("c-1x8").node(3)
     assert folder.cell("c-1x8").job == tmp_path / "r1/cells/c-1x8/job.json"
     assert node.status == tmp_path / "r1/cells/c-1x8/node3/status.json"

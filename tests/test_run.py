@@ -226,6 +226,16 @@ def test_parse_reproduces_the_result_byte_for_byte(stored: tuple[Path, Done]) ->
     assert not list(done.folder.glob("reparse/*"))
 
 
+def test_a_run_whose_result_was_never_written_is_judged_from_its_raw_files(stored: tuple[Path, Done]) -> None:
+    home, done = stored
+    result = done.folder / "result.json"
+    before = result.read_bytes()
+    result.unlink()
+    again = parse(home)
+    assert again.returncode == 0, again.stderr
+    assert result.read_bytes() == before
+
+
 def test_two_runs_of_the_same_plan_train_the_same_losses(good: tuple[Path, Done], tmp_path: Path) -> None:
     home, done = good
     other = tmp_path / "home"
