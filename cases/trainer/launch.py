@@ -121,6 +121,9 @@ def free_port(address: str) -> int:
 def make_ranks(arguments: argparse.Namespace, job: jobs.Job, places: List[Place]) -> Any:
     if job.device.deepspeed_accelerator is not None:
         os.environ["DS_ACCELERATOR"] = job.device.deepspeed_accelerator  # DeepSpeed reads it when imported
+    if arguments.local_world_size > 1:
+        # As torchrun does: ranks share the cores, and more threads than cores only take turns.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Threads of a library that nobody asks to compute would make the fork unsafe.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if arguments.launcher == "torchrun":
