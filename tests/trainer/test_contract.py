@@ -4,6 +4,7 @@ import functools
 import json
 import operator
 import os
+import pwd
 import py_compile
 import shutil
 import subprocess
@@ -107,10 +108,8 @@ def test_the_order_never_changes(tools):
 
 
 def python38():
-    candidates = [
-        shutil.which("python3.8"),
-        *map(str, Path("/root/.pyenv/versions").glob("3.8.*/bin/python")),
-    ]
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)  # HOME is the tests' own
+    candidates = [shutil.which("python3.8"), *map(str, home.glob(".pyenv/versions/3.8.*/bin/python"))]
     for candidate in filter(None, candidates):
         answer = subprocess.run(
             [candidate, "-c", "import sys; print(sys.version_info[:2])"], capture_output=True
