@@ -245,16 +245,6 @@ def images_argv() -> tuple[str, ...]:
     return (DOCKER, "image", "ls", "--no-trunc", "--digests", "--format={{json .}}")
 
 
-def tag_argv(image: str, tag: str) -> tuple[str, ...]:
-    _refuse(_bad_reference(tag))
-    return (DOCKER, "image", "tag", _object(image), tag)
-
-
-def pull_argv(image: str) -> tuple[str, ...]:
-    _refuse(_bad_reference(image))
-    return (DOCKER, "image", "pull", "--quiet", image)
-
-
 def load_argv() -> tuple[str, ...]:
     """`docker image load` from standard input."""
     return (DOCKER, "image", "load", "--quiet")
@@ -265,16 +255,8 @@ def save_argv(*images: str) -> tuple[str, ...]:
     return (DOCKER, "image", "save", *(_object(image) for image in images))
 
 
-def remove_image_argv(image: str) -> tuple[str, ...]:
-    return (DOCKER, "image", "rm", _object(image))
-
-
 def stop_argv(container: str, *, timeout_s: int = 10) -> tuple[str, ...]:
     return (DOCKER, "container", "stop", f"--time={int(timeout_s)}", _object(container))
-
-
-def kill_argv(container: str) -> tuple[str, ...]:
-    return (DOCKER, "container", "kill", _object(container))
 
 
 def remove_argv(container: str) -> tuple[str, ...]:
@@ -282,28 +264,8 @@ def remove_argv(container: str) -> tuple[str, ...]:
     return (DOCKER, "container", "rm", "--force", "--volumes", _object(container))
 
 
-def wait_argv(container: str) -> tuple[str, ...]:
-    return (DOCKER, "container", "wait", _object(container))
-
-
-def logs_argv(container: str, *, tail: int = 50) -> tuple[str, ...]:
-    return (DOCKER, "container", "logs", f"--tail={int(tail)}", _object(container))
-
-
-def list_argv(labels: Mapping[str, str]) -> tuple[str, ...]:
-    """Identifiers of every container, running or not, that has all these labels."""
-    for key, value in labels.items():
-        _refuse(None if LABEL_KEY.fullmatch(key) else f"label {key!r}", _control(value))
-    filters = [f"--filter=label={key}={value}" for key, value in sorted(labels.items())]
-    return (DOCKER, "container", "ls", "--all", "--quiet", "--no-trunc", *filters)
-
-
 def version_argv() -> tuple[str, ...]:
     return (DOCKER, "version", "--format={{json .}}")
-
-
-def info_argv() -> tuple[str, ...]:
-    return (DOCKER, "info", "--format={{json .}}")
 
 
 def _object(name: str) -> str:

@@ -56,25 +56,9 @@ class MonitorLog:
         ]
         return max(known, key=_share, default=None)
 
-    def energy_j(self) -> float | None:
-        """Energy of all devices over the observed time, by the trapezoid rule; None without power."""
-        total, seen = 0.0, False
-        for before, after in zip(self.observed, self.observed[1:], strict=False):
-            powers = [_power(one) for one in (before, after)]
-            if None not in powers:
-                total += (powers[0] + powers[1]) / 2 * max(0.0, after.t_s - before.t_s)  # type: ignore[operator]
-                seen = True
-        return total if seen else None
-
 
 def _share(sample: Sample) -> float:
     return (sample.memory_used_bytes or 0) / (sample.memory_total_bytes or 1)
-
-
-def _power(one: Observed) -> float | None:
-    powers = [sample.power_w for sample in one.samples]
-    known = [power for power in powers if power is not None]
-    return sum(known) if known and len(known) == len(powers) else None
 
 
 def read_monitor(lines: Iterable[bytes], probe: Probe, *, capacity_bytes: int | None = None) -> MonitorLog:
