@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.derive import derive, render
 from orchestrator.errors import ConfigError
+from orchestrator.parse import PARSER_VERSION
 from orchestrator.results import RunFolder
 from tests.cellmaker import (
     DATA_SHA256,
@@ -48,7 +49,11 @@ def derived(root: Path, *mades: Made, **given: Any) -> dict[str, Any]:
 def test_a_measured_run(tmp_path: Path) -> None:
     result = derived(tmp_path, honest())
     (cell,) = result["cells"]
-    assert (result["schema"], result["parser_version"], result["exit_code"]) == ("nx8.result/1", 1, 0)
+    assert (result["schema"], result["parser_version"], result["exit_code"]) == (
+        "nx8.result/1",
+        PARSER_VERSION,
+        0,
+    )
     assert result["run"]["nonce"] == NONCE
     assert result["environment"]["host"]["hostname"] == "controller"
     assert result["phases"][1] == {"name": "train", "seconds": 120.5}
