@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.parse.events import MAX_LINE_BYTES, MAX_SAMPLES, EventReader, RankLog
-from orchestrator.parse.records import Step
+from orchestrator.parse.records import Step, _decode, _plain_step
 from orchestrator.parse.status import NodeStatus, StatusProblem, read_status
+from orchestrator.parse.strict import Misread
 from orchestrator.parse.visible import ranks_text, visible, visible_bytes, visible_lines
 from tests.cellmaker import NONCE, OTHER_NONCE, honest, make_cell, make_records, numbered, read, sealed
 
@@ -119,6 +120,44 @@ def test_any_value_under_a_true_crc_never_raises(event: int, changes: dict[str, 
     log = read(data)
     assert fed(data, [7, len(data) // 2]) == log
     json.dumps([problem.sample for problem in log.problems]).encode()
+
+
+STEP = next(line for line in LINES if b'"event":"step"' in line)
+_SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=70) | st.just(2**70)
+
+
+@MANY
+@given(
+    changes=st.dictionaries(st.sampled_from(sorted(json.loads(STEP))), _SCALAR, max_size=3),
+    removed=st.sets(st.sampled_from(sorted(json.loads(STEP))), max_size=1),
+    more=st.dictionaries(st.text(max_size=5), _SCALAR, max_size=1),
+    space=st.sampled_from(["", " "]),
+)
+def test_the_short_way_reads_a_step_as_the_long_way_does_or_not_at_all(
+    changes: dict[str, Any], removed: set[str], more: dict[str, Any], space: str
+) -> None:
+    record = {key: value for key, value in json.loads(STEP).items() if key not in removed} | changes | more
+    line = json.dumps(record, separators=(",", f"{space}:")).encode()
+    short = _plain_step(line, number=7)
+    if short is not None:
+        assert short == _decode(line, number=7)
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [b',"loss":1.5', b',"loss" :1.5', b',"samples":1', b',"loss":1e400', b',"\\u006coss":2.0', b',"x":null'],
+)
+def test_a_key_that_stands_twice_never_takes_the_short_way(repeated: bytes) -> None:
+    assert _plain_step(STEP.rstrip(b"\n"), number=1) is not None
+    assert _plain_step(STEP.rstrip(b"}\n") + repeated + b"}", number=1) is None
+
+
+@pytest.mark.parametrize("old", [b'"step":1,', b'"t_s":', b'"rank":0,'])
+def test_the_long_way_alone_gives_reasons(old: bytes) -> None:
+    line = STEP.rstrip(b"\n").replace(old, old[:-1].split(b":")[0] + b':"text",', 1)
+    assert _plain_step(line, number=1) is None
+    with pytest.raises(Misread):
+        _decode(line, number=1)
 
 
 @MANY

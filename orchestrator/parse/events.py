@@ -89,22 +89,28 @@ class EventReader:
         self._count_before_end: int | None = None
         self._sha256_before_end: str | None = None
         self._lines_at_end: int | None = None
+        # Lines that came whole are hashed together; before an end record, up to it.
+        self._unhashed, self._at = b"", 0
 
     def feed(self, chunk: bytes) -> list[Record]:
         """The records that `chunk` completes, those with a wrong `seq` included; the problem is counted
         beside them.
         """
-        records: list[Record] = []
         self._num_bytes += len(chunk)
         start = 0
-        while (newline := chunk.find(b"\n", start)) >= 0:
-            self._gather(chunk[start:newline])
-            record = self._end_of_line()
-            if record is not None:
-                records.append(record)
+        records: list[Record | None] = []
+        if self._pending:
+            newline = chunk.find(b"\n")
+            self._gather(chunk if newline < 0 else chunk[:newline])
+            if newline < 0:
+                return []
+            records.append(self._end_of_line())
             start = newline + 1
-        self._gather(chunk[start:])
-        return records
+        end = chunk.rfind(b"\n") + 1
+        if end > start:
+            records += self._whole_lines(chunk[start:end])
+        self._gather(chunk[max(start, end) :])
+        return [record for record in records if record is not None]
 
     def finish(self) -> RankLog:
         """All that was read so far; changes nothing, so it may be asked at any time. A line without its end
@@ -117,7 +123,7 @@ class EventReader:
             num_problems += 1
             if len(problems) < MAX_SAMPLES:
                 reason = f"cut off: {size} bytes without an end of line"
-                problems.append(self._problem(self._num_lines + 1, reason))
+                problems.append(_problem(self._num_lines + 1, reason, bytes(self._pending[:480])))
             if not self._overflow_bytes:
                 whole.update(self._pending)
         return RankLog(
@@ -151,14 +157,36 @@ class EventReader:
             self._overflow_bytes += len(piece) - room
             self._sha256.update(piece[room:])
 
+    def _whole_lines(self, lines: bytes) -> list[Record | None]:
+        """Reads lines that came whole, without putting each together first."""
+        self._unhashed, self._at = lines, 0
+        records = []
+        for line in lines[:-1].split(b"\n"):
+            if len(line) > MAX_LINE_BYTES:
+                records.append(self._line(line[:MAX_LINE_BYTES], size=len(line)))
+            else:
+                records.append(self._line(line, size=len(line)))
+            self._at += len(line) + 1
+        self._sha256.update(self._unhashed)
+        self._unhashed, self._at = b"", 0
+        return records
+
     def _end_of_line(self) -> Record | None:
+        record = self._line(bytes(self._pending), size=len(self._pending) + self._overflow_bytes)
+        if not self._overflow_bytes:
+            self._sha256.update(self._pending)
+        self._sha256.update(b"\n")
+        self._pending.clear()
+        self._overflow_bytes = 0
+        return record
+
+    def _line(self, line: bytes, *, size: int) -> Record | None:
         self._num_lines += 1
         record = None
         try:
-            if self._overflow_bytes:
-                size = len(self._pending) + self._overflow_bytes
+            if size > MAX_LINE_BYTES:
                 raise Misread(f"{size} bytes long, {MAX_LINE_BYTES} at most")
-            record = decode(bytes(self._pending), number=self._num_lines)
+            record = decode(line, number=self._num_lines)
             if record.rank != self._rank:
                 stated, record = record.rank, None
                 raise Misread(f"a record of rank {stated} in the file of rank {self._rank}")
@@ -166,12 +194,7 @@ class EventReader:
         except Misread as problem:
             self._num_problems += 1
             if len(self._problems) < MAX_SAMPLES:
-                self._problems.append(self._problem(self._num_lines, str(problem)))
-        if not self._overflow_bytes:
-            self._sha256.update(self._pending)
-        self._sha256.update(b"\n")
-        self._pending.clear()
-        self._overflow_bytes = 0
+                self._problems.append(_problem(self._num_lines, str(problem), line))
         return record
 
     def _take(self, record: Record) -> None:
@@ -191,7 +214,7 @@ class EventReader:
             self._first[kind] = record
             if isinstance(record, End):
                 self._count_before_end = before
-                self._sha256_before_end = self._sha256.hexdigest()
+                self._sha256_before_end = self._hashed_so_far()
                 self._lines_at_end = self._num_lines
         expected, self._next_seq = self._next_seq, record.seq + 1
         if record.seq != expected:
@@ -203,9 +226,16 @@ class EventReader:
         if repeated:
             raise Misread(f"a second {kind.__name__.lower()} record")
 
+    def _hashed_so_far(self) -> str:
+        """SHA-256 of all bytes before the line at hand."""
+        self._sha256.update(self._unhashed[: self._at])
+        self._unhashed, self._at = self._unhashed[self._at :], 0
+        return self._sha256.hexdigest()
+
     def _one(self, kind: type[KindT]) -> KindT | None:
         record = self._first.get(kind)
         return record if isinstance(record, kind) else None
 
-    def _problem(self, line: int, reason: str) -> LineProblem:
-        return LineProblem(line=line, reason=reason, sample=visible_bytes(bytes(self._pending[:480])))
+
+def _problem(line: int, reason: str, data: bytes) -> LineProblem:
+    return LineProblem(line=line, reason=reason, sample=visible_bytes(data[:480]))
