@@ -21,6 +21,8 @@ VERBS = {
     "plan": "Show everything a run would do, and do nothing.",
     "report": "Print the tables of a stored run.",
     "parse": "Recompute a stored run from its raw files and compare.",
+    "compare": "Put runs and published rows side by side.",
+    "published": "Import, check and show results that others published.",
     "list": "List cases, vendors, clusters or runs.",
     "data": "Prepare and check token files.",
     "vendors": "Check and render the vendors' folders.",
