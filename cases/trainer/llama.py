@@ -8,17 +8,18 @@ Training FLOPs per token: 6·N' + 12·L·d·S, where N' leaves out the input emb
 nothing: PaLM, arXiv:2204.02311, appendix B. A multiply and an add are two FLOPs, backward costs twice the
 forward, recomputation and the causal mask's half are not counted.
 
-Shape suffixes: B sequences, S positions, D hidden size, H heads, K key/value heads, E head size, F ffn
-size, V vocabulary.
+Shape suffixes: B sequences, S positions, T positions with those cached before them, D hidden size, H heads,
+K key/value heads, E head size, F ffn size, V vocabulary.
 """
 
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING, Tuple
+from typing import TYPE_CHECKING, Any, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
+from attention import attend
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -62,8 +63,9 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, name: str, config: jobs.Model, *, seed: int) -> None:
+    def __init__(self, name: str, config: jobs.Model, *, attention: str, seed: int) -> None:
         super().__init__()
+        self.kernel = attention
         self.heads, self.kv_heads = config.num_heads, config.num_kv_heads
         self.head_size = config.hidden_size // config.num_heads
         d, k = config.hidden_size, self.kv_heads * self.head_size
@@ -72,17 +74,18 @@ class Attention(nn.Module):
         self.v_proj = Linear(name + ".v_proj", d, k, std=config.init_std, seed=seed)
         self.o_proj = Linear(name + ".o_proj", d, d, std=config.init_std, seed=seed)
 
-    def forward(self, x_BSD: torch.Tensor, cos_SE: torch.Tensor, sin_SE: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x_BSD: torch.Tensor, cos_SE: torch.Tensor, sin_SE: torch.Tensor, cache: Optional[Any] = None
+    ) -> torch.Tensor:
         B, S, D = x_BSD.shape
         q_BHSE = self.q_proj(x_BSD).view(B, S, self.heads, self.head_size).transpose(1, 2)
         k_BKSE = self.k_proj(x_BSD).view(B, S, self.kv_heads, self.head_size).transpose(1, 2)
         v_BKSE = self.v_proj(x_BSD).view(B, S, self.kv_heads, self.head_size).transpose(1, 2)
         q_BHSE, k_BKSE = rotate(q_BHSE, cos_SE, sin_SE), rotate(k_BKSE, cos_SE, sin_SE)
-        if self.kv_heads != self.heads:
-            # enable_gqa= came with torch 2.5; the copy is what it does on most devices.
-            k_BKSE = k_BKSE.repeat_interleave(self.heads // self.kv_heads, dim=1)
-            v_BKSE = v_BKSE.repeat_interleave(self.heads // self.kv_heads, dim=1)
-        mixed_BHSE = F.scaled_dot_product_attention(q_BHSE, k_BKSE, v_BKSE, is_causal=True)
+        if cache is not None:
+            k_BKSE, v_BKSE = cache.extend(k_BKSE, v_BKSE)  # now (B, K, T, E)
+        # A single query is the last position and sees all others.
+        mixed_BHSE = attend(q_BHSE, k_BKSE, v_BKSE, self.kernel, causal=cache is None or S > 1)
         return self.o_proj(mixed_BHSE.transpose(1, 2).reshape(B, S, D))
 
 
@@ -99,37 +102,46 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, name: str, config: jobs.Model, *, seed: int) -> None:
+    def __init__(self, name: str, config: jobs.Model, *, attention: str, seed: int) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.self_attn = Attention(name + ".self_attn", config, seed=seed)
+        self.self_attn = Attention(name + ".self_attn", config, attention=attention, seed=seed)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = MLP(name + ".mlp", config, seed=seed)
 
-    def forward(self, x_BSD: torch.Tensor, cos_SE: torch.Tensor, sin_SE: torch.Tensor) -> torch.Tensor:
-        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), cos_SE, sin_SE)
+    def forward(
+        self, x_BSD: torch.Tensor, cos_SE: torch.Tensor, sin_SE: torch.Tensor, cache: Optional[Any] = None
+    ) -> torch.Tensor:
+        x_BSD = x_BSD + self.self_attn(self.input_layernorm(x_BSD), cos_SE, sin_SE, cache)
         return x_BSD + self.mlp(self.post_attention_layernorm(x_BSD))
 
 
 class Decoder(nn.Module):
     """Everything below the head: "model." in the parameter names."""
 
-    def __init__(self, config: jobs.Model, *, recompute: bool, seed: int) -> None:
+    def __init__(self, config: jobs.Model, *, recompute: bool, attention: str, seed: int) -> None:
         super().__init__()
         self.recompute = recompute
         self.embed_tokens = Embedding("model.embed_tokens", config, seed=seed)
         self.layers = nn.ModuleList(
-            [Layer("model.layers.{}".format(i), config, seed=seed) for i in range(config.num_layers)]
+            [
+                Layer("model.layers.{}".format(i), config, attention=attention, seed=seed)
+                for i in range(config.num_layers)
+            ]
         )
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         self._head_size, self._theta = config.hidden_size // config.num_heads, config.rope_theta
         self._rope: Tuple[torch.Tensor, ...] = ()
 
-    def forward(self, ids_BS: torch.Tensor) -> torch.Tensor:
-        x_BSD = self.embed_tokens(ids_BS)
-        cos_SE, sin_SE = self._rotation(ids_BS.shape[1], x_BSD)
-        for layer in self.layers:
-            if self.recompute:
+    def forward(self, x_BSD: torch.Tensor, caches: Optional[List[Any]] = None) -> torch.Tensor:
+        """Last hidden states of embedded tokens; `caches`, one a layer, hold the positions before them."""
+        S = x_BSD.shape[1]
+        start, reach = (caches[0].length, caches[0].capacity) if caches else (0, S)
+        cos_SE, sin_SE = (table[start : start + S] for table in self._rotation(reach, x_BSD))
+        for i, layer in enumerate(self.layers):
+            if caches:
+                x_BSD = layer(x_BSD, cos_SE, sin_SE, caches[i])
+            elif self.recompute:
                 x_BSD = checkpoint(
                     layer, x_BSD, cos_SE, sin_SE, use_reentrant=False, preserve_rng_state=False
                 )
@@ -138,13 +150,15 @@ class Decoder(nn.Module):
         return self.norm(x_BSD)
 
     def _rotation(self, length: int, like: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        """cos and sin of the first `length` positions in the dtype and on the device of the activations.
+        """cos and sin of `length` positions or more, in the dtype and on the device of the activations.
 
         Made at the first forward and kept, but not as buffers: while DeepSpeed's zero.Init is at work every
         new tensor is in the compute dtype, and it casts buffers as well. Angles in bfloat16 are wrong by
         whole turns.
         """
-        if not self._rope or self._rope[0].dtype != like.dtype or self._rope[0].shape[0] != length:
+        made = self._rope[0] if self._rope else None
+        fits = made is not None and made.dtype == like.dtype and made.device == like.device
+        if made is None or not fits or made.shape[0] < length:
             angles_SE = rope_angles(length, self._head_size, self._theta)
             self._rope = tuple(
                 t.to(device=like.device, dtype=like.dtype) for t in (angles_SE.cos(), angles_SE.sin())
@@ -157,17 +171,22 @@ class Llama(nn.Module):
     way of sharding.
     """
 
-    def __init__(self, config: jobs.Model, *, recompute: bool, seed: int) -> None:
+    def __init__(self, config: jobs.Model, *, recompute: bool, seed: int, attention: str = "sdpa") -> None:
         super().__init__()
-        self.model = Decoder(config, recompute=recompute, seed=seed)
+        self.model = Decoder(config, recompute=recompute, attention=attention, seed=seed)
         self.tied = config.tie_embeddings
         if not self.tied:
             self.lm_head = Linear(
                 "lm_head", config.hidden_size, config.vocab_size, std=config.init_std, seed=seed
             )
 
+    def embed(self, ids_BS: torch.Tensor) -> torch.Tensor:
+        return self.model.embed_tokens(ids_BS)
+
     def logits(self, ids_BS: torch.Tensor) -> torch.Tensor:
-        x_BSD = self.model(ids_BS)
+        return self.head(self.model(self.embed(ids_BS)))
+
+    def head(self, x_BSD: torch.Tensor) -> torch.Tensor:
         return F.linear(x_BSD, self.model.embed_tokens.weight) if self.tied else self.lm_head(x_BSD)
 
     def forward(self, ids_BS: torch.Tensor, labels_BS: torch.Tensor) -> torch.Tensor:
@@ -176,7 +195,7 @@ class Llama(nn.Module):
         return F.cross_entropy(logits_BSV.float().flatten(0, 1), labels_BS.flatten())
 
 
-def normal(name: str, shape: Tuple[int, int], *, std: float, seed: int) -> nn.Parameter:
+def normal(name: str, shape: Tuple[int, ...], *, std: float, seed: int) -> nn.Parameter:
     # One generator a parameter, on the CPU and in float32: no draw depends on what was built before, where,
     # or in which dtype.
     generator = torch.Generator("cpu").manual_seed(
