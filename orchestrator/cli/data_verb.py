@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.cli.common import workspace_of
+
+if TYPE_CHECKING:
+    from orchestrator.cases import Data
+    from orchestrator.multimodal import SetManifest
+    from orchestrator.workspace import Workspace
 
 
 @click.group("data")
@@ -15,13 +21,17 @@ def command() -> None:
 
 
 @command.command("prepare")
-@click.argument("text", type=click.Path(exists=True, path_type=Path))
-@click.option("--name", required=True, help="Name of the token file, as the case's data section has it.")
+@click.argument("what")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder of the downloaded data set, when WHAT is not the text itself.",
+)
+@click.option("--name", help="Name of what is made, as the case's data section has it; a TEXT needs one.")
 @click.option(
     "--tokenizer",
-    default="bytes",
-    show_default=True,
-    help="'bytes', a sentencepiece .model or a Hugging Face .json.",
+    help="'bytes' (the default for a TEXT), a sentencepiece .model or a Hugging Face .json.",
 )
 @click.option("--max-tokens", type=click.IntRange(min=2), help="Stop after this many tokens.")
 @click.option(
@@ -33,25 +43,144 @@ def command() -> None:
 @click.pass_context
 def prepare(
     ctx: click.Context,
-    text: Path,
-    name: str,
-    tokenizer: str,
+    what: str,
+    source: Path | None,
+    name: str | None,
+    tokenizer: str | None,
     max_tokens: int | None,
     field: str,
     target: Path | None,
 ) -> None:
-    """Turn TEXT (a folder, .txt or .jsonl) into a token file with its manifest."""
-    from orchestrator import data
+    """Turn WHAT into the files that a case reads, with their manifest.
+
+    \b
+    TEXT               a folder, .txt or .jsonl                    → a token file
+    CASE               the case's own data, below --from           → as the case has it
+    llava-pretrain     LLaVA-Pretrain/ below --from                → a set of conversations
+    llava-finetune     LLaVA-Finetune/ below --from                → a set of conversations
+    mmmu               MMMU/MMMU/ below --from                     → questions, and their key apart
+    llava-proxy-pretrain, llava-proxy-finetune, mmmu-proxy         → small ones, from nothing
+
+    What is missing is named file by file before anything is made. docs/data.md shows the layouts.
+    """
+    from orchestrator import multimodal
 
     folder = target or workspace_of(ctx).home / "results" / "data"
+    if source is None and what in multimodal.PROXIES and not Path(what).exists():
+        _say_set(multimodal.prepare_proxy(what, folder=folder), folder)
+    elif source is None:
+        if not Path(what).exists():
+            known = ", ".join((*_SETS, *multimodal.PROXIES))
+            raise click.UsageError(f"There is no {what!r} here. A case, or one of {known}, wants --from DIR.")
+        if name is None:
+            raise click.UsageError("Missing option '--name'.")
+        _token_file(
+            Path(what),
+            name=name,
+            tokenizer=tokenizer or "bytes",
+            max_tokens=max_tokens,
+            field=field,
+            to=folder,
+        )
+    elif what in _SETS:
+        _set(_SETS[what], source, name=name or what, tokenizer=tokenizer, to=folder)
+    else:
+        wanted = _data_of(workspace_of(ctx), what)
+        stage = next((one for one in _SETS if _dataset(one) == wanted.dataset), None)
+        if stage is not None:
+            _set(_SETS[stage], source, name=name or wanted.name, tokenizer=tokenizer, to=folder)
+        else:
+            _token_file(
+                source,
+                name=name or wanted.name,
+                tokenizer=_named_tokenizer(tokenizer, wanted.tokenizer),
+                max_tokens=max_tokens or wanted.num_tokens,
+                field=field,
+                to=folder,
+            )
+
+
+#: WHAT → the stage that multimodal/ describes; None is MMMU.
+_SETS = {"llava-pretrain": "pretrain", "llava-finetune": "finetune", "mmmu": None}
+
+
+def _data_of(workspace: Workspace, case: str) -> Data:
+    from orchestrator.cases import Case
+    from orchestrator.load import load
+
+    if case not in workspace.case_names():
+        known = ", ".join((*workspace.case_names(), *_SETS))
+        raise click.UsageError(f"{case!r} is not what can be made from a folder: {known}.")
+    path = workspace.case_file(case)
+    return load(path, Case, shown_as=workspace.shown(path)).data
+
+
+def _dataset(what: str) -> str:
+    from orchestrator import multimodal
+
+    stage = _SETS[what]
+    return multimodal.MMMU.dataset if stage is None else multimodal.DESCRIPTIONS[stage].dataset
+
+
+def _named_tokenizer(given: str | None, wanted: str) -> str:
+    if given is None:
+        raise click.UsageError(f"Missing option '--tokenizer': this data is made with {wanted}.")
+    return given
+
+
+def _token_file(
+    text: Path, *, name: str, tokenizer: str, max_tokens: int | None, field: str, to: Path
+) -> None:
+    from orchestrator import data
+
     made = data.prepare(
         data.documents(text, field=field), name=name, encoder=data.tokenizer(tokenizer), max_tokens=max_tokens
     )
-    path = data.store(made, folder)
+    path = data.store(made, to)
     manifest = made.manifest
     cut = ", cut at --max-tokens" if manifest.truncated else ""
     click.echo(f"{manifest.num_tokens:,} tokens ({manifest.dtype}) from {manifest.num_inputs:,} files{cut}")
     click.echo(f"{path}  sha256 {manifest.sha256}")
+
+
+def _set(stage: str | None, source: Path, *, name: str, tokenizer: str | None, to: Path) -> None:
+    from orchestrator import data, multimodal
+
+    wanted = "vicuna's tokenizer.model (LLaVA-Pretrain/checkpoints/vicuna-7b-v1.5 in the published layout)"
+    encoder = data.tokenizer(_named_tokenizer(tokenizer, wanted))
+    if stage is None:
+        made = multimodal.prepare_questions(source, multimodal.MMMU, name=name, tokenizer=encoder, folder=to)
+        published = multimodal.MMMU.published_questions
+    else:
+        description = multimodal.DESCRIPTIONS[stage]
+        made = multimodal.prepare(
+            source,
+            description,
+            name=name,
+            tokenizer=encoder,
+            folder=to,
+            say=lambda words: click.echo(words, err=True),
+        )
+        published = description.published_samples
+    _say_set(made, to)
+    if made.num_samples != published:
+        click.echo(f"not the published set: that one has {published:,} samples", err=True)
+
+
+def _say_set(made: SetManifest, folder: Path) -> None:
+    from orchestrator import data
+
+    click.echo(
+        f"{made.num_samples:,} {made.kind} with {made.num_images:,} images; "
+        f"mean length {made.mean_length:.2f}, longest {made.max_length:,} positions"
+    )
+    if made.num_cut:
+        click.echo(
+            f"{made.num_cut:,} cut at {made.model_max_length:,} positions, "
+            f"{made.num_images_lost:,} of them before their image ended"
+        )
+    path = folder / made.name / "manifest.json"
+    click.echo(f"{path}  sha256 {data.file_sha256(path)}")
 
 
 @command.command("check")
@@ -59,12 +188,23 @@ def prepare(
 @click.option(
     "--in", "source", type=click.Path(file_okay=False, path_type=Path), help="Folder. [default: results/data]"
 )
+@click.option(
+    "--images",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Of a prepared set: the folder of its images, to be read one by one as well.",
+)
 @click.pass_context
-def check(ctx: click.Context, name: str, source: Path | None) -> None:
-    """Hold a token file against its manifest."""
-    from orchestrator import data
+def check(ctx: click.Context, name: str, source: Path | None, images: Path | None) -> None:
+    """Hold a token file or a prepared set against its manifest."""
+    from orchestrator import data, multimodal
 
     folder = source or workspace_of(ctx).home / "results" / "data"
+    if multimodal.is_set(folder, name):
+        made = multimodal.verify(folder, name, images=images)
+        read = made.num_images if made.images_in_set or images else 0
+        click.echo(f"as its manifest says; {read:,} of {made.num_images:,} images read")
+        _say_set(made, folder)
+        return
     manifest = data.verify(folder, name)
     click.echo(f"as its manifest says: {manifest.num_tokens:,} tokens, sha256 {manifest.sha256}")
 
