@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from click.testing import CliRunner
+
+from orchestrator.cli.main import group as nx8
 from orchestrator.derive import derive, render
+from orchestrator.errors import ConfigError
 from orchestrator.parse import PARSER_CHANGES, PARSER_VERSION
 from orchestrator.reparse import Moved, Outcome, Unreadable, reparse, reparse_all
 from orchestrator.results import RunFolder, serialise, write_atomic
@@ -94,3 +98,16 @@ def test_all_runs_are_read_again_and_a_broken_one_stops_none(tmp_path: Path) -> 
     assert [one.exit_code for one in found] == [0, 4, 2]
     assert "loss 1 → 4.91 (+391.00%)" in found[1].message
     assert found[2].message.startswith("r3: ")
+
+
+def test_the_verb_says_how_many_runs_are_not_as_stored(tmp_path: Path) -> None:
+    for folder in ("cases", "dockerfiles", "cluster"):
+        (tmp_path / folder).mkdir()
+    stored(tmp_path / "results" / "runs", run_id="r1")
+    stored(tmp_path / "results" / "runs", run_id="r2", cells__0__verdict="FAILED")
+    home = ("--home", str(tmp_path))
+    found = CliRunner().invoke(nx8, [*home, "parse", "--all"], standalone_mode=False)
+    assert found.output.splitlines()[-1] == "2 runs, 1 of them not as stored"
+    assert found.return_value == 4
+    mixed = CliRunner().invoke(nx8, [*home, "parse", "--all", "r1"], standalone_mode=False)
+    assert isinstance(mixed.exception, ConfigError)

@@ -20,7 +20,7 @@ VERBS = {
     "run": "Train, prove and print the metric table.",
     "plan": "Show everything a run would do, and do nothing.",
     "report": "Print the tables of a stored run.",
-    "parse": "Recompute a stored run from its raw files and compare.",
+    "parse": "Recompute a stored run and compare, or read figures from any training log.",
     "compare": "Put runs and published rows side by side.",
     "published": "Import, check and show results that others published.",
     "list": "List cases, vendors, clusters or runs.",

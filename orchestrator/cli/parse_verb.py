@@ -2,20 +2,80 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from orchestrator.cli.common import workspace_of
 
+#: Held against the dialects by a test; here so that help loads none of them.
+DIALECT_NAMES = ("events", "deepspeed", "megatron", "huggingface", "flagperf", "torchtitan", "mllog")
+
 
 @click.command("parse")
-@click.argument("run", default="latest")
+@click.argument("things", nargs=-1, metavar="[RUN | FILE...]")
+@click.option(
+    "--all", "everything", is_flag=True, help="Every stored run: which figures moved, by how much and why."
+)
+@click.option(
+    "--dialect",
+    type=click.Choice(["auto", *DIALECT_NAMES]),
+    default="auto",
+    show_default=True,
+    help="Of log files: what wrote them.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Of log files: what they do not say themselves, such as sequence_length=4096.",
+)
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    metavar="CSV|LOG",
+    help="Of log files: a loss curve to follow from step 21 on, within 2 %.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Of log files: form of the output.",
+)
 @click.pass_context
-def command(ctx: click.Context, run: str) -> int:
-    """Recompute a stored run from its raw files and compare.
+def command(
+    ctx: click.Context,
+    things: tuple[str, ...],
+    everything: bool,
+    dialect: str,
+    settings: tuple[str, ...],
+    reference: Path | None,
+    form: str,
+) -> int:
+    """Recompute a stored run and compare, or read figures from any training log.
 
     Nothing is replaced: where today's parser comes to another result, it is written beside, under reparse/.
     Exit 0 when the result is the same byte for byte, else 4.
+
+    With FILEs, logs of any training run in any dialect we know: figures, marked as not proven. Exit 4 when
+    a log contradicts itself or does not reach its end, 1 when it does not follow --reference.
     """
+    files = [Path(thing) for thing in things]
+    if everything:
+        _refuse_more_than_all(things)
+        return _all(ctx)
+    if files and all(file.is_file() for file in files):
+        return _files(files, dialect=dialect, settings=settings, reference=reference, form=form)
+    _refuse_mixture(
+        files, asked=dialect != "auto" or bool(settings) or reference is not None or form != "text"
+    )
+    return _run(ctx, things[0] if things else "latest")
+
+
+def _run(ctx: click.Context, run: str) -> int:
     from orchestrator.reparse import reparse
     from orchestrator.results import RunFolder
 
@@ -23,3 +83,70 @@ def command(ctx: click.Context, run: str) -> int:
     outcome = reparse(folder)
     click.echo(outcome.message)
     return outcome.exit_code
+
+
+def _all(ctx: click.Context) -> int:
+    from orchestrator.errors import worst
+    from orchestrator.reparse import reparse_all
+
+    codes = []
+    for outcome in reparse_all(workspace_of(ctx).runs):
+        click.echo(outcome.message)
+        codes.append(outcome.exit_code)
+    moved = sum(code != 0 for code in codes)
+    click.echo(f"{len(codes)} runs, {moved} of them not as stored")
+    return worst(codes)
+
+
+def _refuse_more_than_all(things: tuple[str, ...]) -> None:
+    from orchestrator.errors import ConfigError, Problem
+
+    if things:
+        raise ConfigError(
+            Problem(code="E810", message="--all means every stored run", help="name none beside it")
+        )
+
+
+def _files(
+    files: list[Path], *, dialect: str, settings: tuple[str, ...], reference: Path | None, form: str
+) -> int:
+    import json
+
+    from orchestrator.logfile import document, exit_code, known_of, read_log, read_reference
+    from orchestrator.logfile.table import table_text
+
+    known = known_of(settings)
+    curve = None if reference is None else read_reference(reference, known)
+    results = [read_log(file, known, dialect=dialect, reference=curve) for file in files]
+    if form == "json":
+        click.echo(json.dumps(document(results), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        click.echo(table_text(results), nl=False)
+    return exit_code(results)
+
+
+def _refuse_mixture(files: list[Path], *, asked: bool) -> None:
+    """Several things, or options of log files, want every argument to be a plain file. Raises ConfigError
+    (E810, E814).
+    """
+    from orchestrator.errors import ConfigError, Problem
+    from orchestrator.parse.visible import visible
+
+    missing = [visible(str(file)) for file in files if not file.is_file()]
+    if len(files) > 1 or (files and asked):
+        raise ConfigError(
+            [
+                Problem(
+                    code="E810", message=f"{file} is no log file", help="nx8 parse takes one RUN, or FILEs"
+                )
+                for file in missing
+            ]
+        )
+    if asked:
+        raise ConfigError(
+            Problem(
+                code="E814",
+                message="--dialect, --set, --reference and --format are for log files, and none was named",
+                help="nx8 parse FILE… --set sequence_length=4096",
+            )
+        )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 Detail = float | int | str | None
 Details = dict[str, Detail]
@@ -122,8 +122,14 @@ SPECS: dict[str, tuple[str, Direction, str]] = {
 }
 
 
-def measured(name: str, compute: Callable[[], Computed]) -> Metric:
-    unit, direction, formula = SPECS[name]
+def measured(
+    name: str,
+    compute: Callable[[], Computed],
+    *,
+    specs: Mapping[str, tuple[str, Direction, str]] = SPECS,
+) -> Metric:
+    """The metric `name` of `specs`, with the reason that `compute` raises where it has no value."""
+    unit, direction, formula = specs[name]
     value, reason = None, None
     details: Details = {}
     try:
