@@ -21,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt $(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test test-full lint type format golden perf clean
+.PHONY: help bench test test-full lint type format golden perf fuzz clean
 .SUFFIXES:
 
 help: ## list the targets
@@ -42,6 +42,7 @@ lint: $(VENV)/.dev ## style, the trainer's Python 3.8 floor, and the direction o
 	$(BIN)/ruff format --check .
 	$(BIN)/vermin -t=3.8- --eval-annotations --no-tips --quiet --violations cases/trainer
 	$(BIN)/vermin -t=3.6- --no-tips --quiet --violations orchestrator/node/agent.py orchestrator/node/monitor.py
+	$(BIN)/vermin -t=3.8- --no-tips --quiet --violations orchestrator/node/commands.py
 	$(BIN)/lint-imports
 
 type: $(VENV)/.dev ## mypy --strict on the host package
@@ -55,9 +56,14 @@ golden: $(VENV)/.dev ## rewrite golden texts and JSON Schemas; read the diff bef
 	$(BIN)/python -m orchestrator.schemas
 	NX8_GOLDEN=1 $(BIN)/pytest -q -m "not slow and not trainer" tests
 
-perf: $(VENV)/.perf ## our trainer beside Hugging Face Trainer + DeepSpeed, our fan-out beside pdsh: paired
+perf: $(VENV)/.perf ## our trainer beside Hugging Face's, our fan-out beside pdsh, our parser beside json: paired
 	$(BIN)/python tests/perf/trainer_vs_hf.py $(ARGS)
 	$(BIN)/python -m tests.perf.fanout
+	$(BIN)/python -m tests.perf.parsing --gigabyte
+
+fuzz: $(VENV)/.dev ## a million inputs for everything that reads what others wrote
+	$(BIN)/python -m tests.fuzz.readers -runs=1000000 -timeout=60
+	NX8_FUZZ_EXAMPLES=20000 $(BIN)/pytest -q --timeout 0 tests/test_dialects.py -k "no_bytes or nearly"
 
 clean: ## remove what make and nx8 made here, except runs
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -38,7 +38,7 @@ from orchestrator.metrics.comparison import scaling_efficiency
 from orchestrator.metrics.summary import NoValueError
 from orchestrator.parse import dialects as package
 from orchestrator.parse import transport
-from orchestrator.parse.dialects import DIALECTS, LogReader, Reading
+from orchestrator.parse.dialects import DIALECTS, LogReader, Reading, flagperf
 from orchestrator.parse.dialects.detect import choose
 from orchestrator.parse.transport import MAX_LINE_BYTES, LineReader
 from orchestrator.report.numbers import per_cent
@@ -46,7 +46,7 @@ from orchestrator.report.numbers import per_cent
 LOGS = Path(__file__).parent / "data" / "logs"
 SAMPLES = sorted(path.stem for path in LOGS.glob("*.log"))
 #: Times a promise is tried; `make fuzz` raises it.
-EXAMPLES = int(os.environ.get("NX8_FUZZ_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("NX8_FUZZ_EXAMPLES", "4000"))
 FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -509,6 +509,11 @@ def test_no_line_within_the_limit_costs_more_than_ten_times_ten_milliseconds() -
                 b"0,",
                 b"- ",
                 b"\0",
+                b" lm loss: 1.0 |",
+                b"time (ms) | fwd: 1.0 | ",
+                b"'loss': 1, ",
+                b"[rank0]: ",
+                b"| 3/3 [00:01<00:02, 3.0s/it]",
             ):
                 room = (MAX_LINE_BYTES - len(marker)) // len(filling) - 1
                 for line in (
@@ -578,3 +583,30 @@ def test_the_verb_refuses_what_mixes_runs_and_files(tmp_path: Path) -> None:
         done = nx8("parse", *words, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, ""), words
         assert f"error[{code}]" in done.stderr
+
+
+def test_every_closing_line_holds_a_marker() -> None:
+    for key in (*flagperf.CLOSING, *flagperf.STAGES):
+        assert any(marker in key.encode() for marker in flagperf.CLOSING_MARKERS), key
+
+
+@pytest.mark.parametrize("size", ["world_size", "micro_batch_size", "tensor_model_parallel_size"])
+def test_a_size_of_zero_is_no_size_and_makes_the_log_invalid(size: str) -> None:
+    log = (LOGS / "megatron-arguments.log").read_bytes()
+    dots = b"  " + size.encode() + b" "
+    zeroed = b"\n".join(
+        line.rpartition(b" ")[0] + b" 0" if line.startswith(dots) else line for line in log.split(b"\n")
+    )
+    if zeroed == log:
+        zeroed = log.replace(b"-----\n", b"-----\n" + dots + b"." * 30 + b" 0\n", 1)
+    assert zeroed != log
+    result = judge_log(reading_of(zeroed), known_of(()), file="f")
+    assert result.status == "INVALID"
+    assert any("which no run has" in reason for reason in result.reasons)
+
+
+def test_a_single_line_of_step_zero_is_read() -> None:
+    log = (LOGS / "megatron-2024.log").read_bytes().splitlines(keepends=True)[0]
+    zero = log.replace(b"iteration        1/       6", b"iteration        0/       6")
+    assert zero != log
+    assert judge_log(reading_of(zero), known_of(()), file="f").status != "PARSED"

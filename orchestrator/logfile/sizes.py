@@ -82,7 +82,13 @@ def sizes_of(known: Known, heard: Sequence[Heard], stated: Sequence[Stated]) -> 
     values: dict[str, float] = dict(known.sizes)
     origins = dict.fromkeys(known.sizes, "--set")
     checks = []
-    for name, found in said.items():
+    for name, everything in said.items():
+        found = {value: origin for value, origin in everything.items() if value > 0}
+        for value in everything.keys() - found.keys():
+            detail = f"{name} is {value:g} ({everything[value]}), which no run has"
+            checks.append(Check(name=name, held=False, detail=detail))
+        if not found:
+            continue
         by_value = {values[name]: "--set"} | found if name in values else found
         value, origin = next(iter(by_value.items()))
         values[name], origins[name] = value, origins.get(name, origin)

@@ -120,9 +120,9 @@ def _step(one: StepLine, ordinal: int, *, accumulation: int | None, logging_step
 
 
 def _interval(steps: Sequence[int]) -> int:
-    """The most frequent distance, the larger of two as frequent; all steps before a single point."""
+    """The most frequent distance, the larger of two as frequent; all steps before a single point. From 1."""
     if len(steps) < 2:
-        return steps[0] if steps else 1
+        return max(1, steps[0]) if steps else 1
     distances = Counter(later - earlier for earlier, later in itertools.pairwise(steps))
     return max(distances, key=lambda distance: (distances[distance], distance))
 

@@ -8,7 +8,20 @@ import hashlib
 from dataclasses import dataclass
 from typing import TypeVar
 
-from orchestrator.parse.records import End, Fail, Hello, Memory, Ready, Record, Step, Unknown, decode
+from orchestrator.parse.records import (
+    Answered,
+    End,
+    Evaluated,
+    Fail,
+    Hello,
+    Memory,
+    Ready,
+    Record,
+    Saved,
+    Step,
+    Unknown,
+    decode,
+)
 from orchestrator.parse.strict import Misread
 from orchestrator.parse.visible import visible_bytes
 
@@ -40,7 +53,7 @@ class RankLog:
     """What one rank reported.
 
     The nonce is kept, not judged: `nonces` has the distinct ones in order of appearance (the first
-    MAX_NONCES). Of hello, ready, memory, fail and end the first counts; a second one is a problem.
+    MAX_NONCES). Of hello, ready, memory, saved, evaluation, fail and end the first counts; a second one is a problem.
     `count_before_end` and `sha256_before_end` are what the end record should state: records and SHA-256 of
     all bytes before it. `sha256` and `num_bytes` are those of the whole file.
     """
@@ -63,6 +76,9 @@ class RankLog:
     end_is_last: bool
     count_before_end: int | None
     sha256_before_end: str | None
+    saved: Saved | None = None
+    answers: tuple[Answered, ...] = ()
+    evaluated: Evaluated | None = None
 
     @property
     def last_step(self) -> int | None:
@@ -85,6 +101,7 @@ class EventReader:
         self._problems: list[LineProblem] = []
         self._nonces: list[str] = []
         self._steps: list[Step] = []
+        self._answers: list[Answered] = []
         self._first: dict[type[Record], Record] = {}
         self._count_before_end: int | None = None
         self._sha256_before_end: str | None = None
@@ -145,6 +162,9 @@ class EventReader:
             end_is_last=self._lines_at_end == self._num_lines and not self._pending,
             count_before_end=self._count_before_end,
             sha256_before_end=self._sha256_before_end,
+            saved=self._one(Saved),
+            answers=tuple(self._answers),
+            evaluated=self._one(Evaluated),
         )
 
     def _gather(self, piece: bytes) -> None:
@@ -208,6 +228,8 @@ class EventReader:
         after_end = End in self._first
         if isinstance(record, Step):
             self._steps.append(record)
+        elif isinstance(record, Answered):
+            self._answers.append(record)
         elif isinstance(record, Unknown):
             self._num_unknown += 1
         elif not repeated:

@@ -63,11 +63,17 @@ class Ready(Record, frozen=True, kw_only=True):
     gradient_accumulation_steps: int
     sequence_length: int
     world_size: int
+    num_trainable_parameters: int | None = None
+    projector_sha256: str | None = None
 
 
 class Step(Record, frozen=True, kw_only=True):
     """One optimizer step of this rank. `loss` in nats per token, before the update; None when it was not
     finite.
+
+    `tokens` counts padding. `real_tokens`, `labelled_tokens` and `images` are None where there is no padding;
+    `data_wait_s` is how long it stood still for its data, `comm_wait_s` for other ranks; None where it does
+    not say.
     """
 
     step: int
@@ -79,6 +85,11 @@ class Step(Record, frozen=True, kw_only=True):
     loss_nonfinite: Literal["nan", "inf", "-inf"] | None
     grad_norm: float | None
     learning_rate: float
+    data_wait_s: float | None = None
+    comm_wait_s: float | None = None
+    real_tokens: int | None = None
+    labelled_tokens: int | None = None
+    images: int | None = None
 
     @property
     def duration_s(self) -> float:
@@ -97,6 +108,32 @@ class Fail(Record, frozen=True, kw_only=True):
     type: str
     message: str
     traceback: str
+
+
+class Saved(Record, frozen=True, kw_only=True):
+    """A file that this rank left for the next stage, below its node's folder."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+class Answered(Record, frozen=True, kw_only=True):
+    """What the trained model said to one question, as token ids."""
+
+    question: str
+    tokens: tuple[int, ...]
+
+
+class Evaluated(Record, frozen=True, kw_only=True):
+    """All questions of this rank have been answered: `answered` of the set's `num_questions`."""
+
+    start_s: float
+    end_s: float
+    data_sha256: str
+    num_questions: int
+    answered: int
+    decoding: str
 
 
 class End(Record, frozen=True, kw_only=True):
@@ -164,15 +201,57 @@ _read_plain_step = msgspec.json.Decoder(_PlainStep).decode
 _PLAIN_KEYS = len(_PlainStep.__struct_fields__)
 
 
+class _SplitStep(_PlainStep):
+    """The same, of a rank that says what its time went into."""
+
+    data_wait_s: Annotated[float, msgspec.Meta(ge=0, le=1e300)]
+    comm_wait_s: Annotated[float, msgspec.Meta(ge=0, le=1e300)] | None
+    loss_scale: _Finite | None
+    updated: bool
+
+
+class _PaddedStep(_SplitStep):
+    """The same, of samples that vary in length."""
+
+    real_tokens: _Count
+    labelled_tokens: _Count
+    images: _Count
+
+
+_MORE_KEYS = {
+    len(kind.__struct_fields__): msgspec.json.Decoder(kind).decode for kind in (_SplitStep, _PaddedStep)
+}
+
+
 def _plain_step(line: bytes, *, number: int) -> Step | None:
     """The step in `line`; None for any other record and for whatever needs a closer look."""
     # All keys are required, so this many colons leave none for a key that stands twice.
-    if line.count(b":") != _PLAIN_KEYS:
+    keys = line.count(b":")
+    if keys != _PLAIN_KEYS and keys not in _MORE_KEYS:
         return None
     try:
-        read = _read_plain_step(line)
+        read = _read_plain_step(line) if keys == _PLAIN_KEYS else _MORE_KEYS[keys](line)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+    if isinstance(read, _PaddedStep):
+        return _step_of(
+            read,
+            number=number,
+            real_tokens=read.real_tokens,
+            labelled_tokens=read.labelled_tokens,
+            images=read.images,
+        )
+    return _step_of(read, number=number)
+
+
+def _step_of(
+    read: _PlainStep,
+    *,
+    number: int,
+    real_tokens: int | None = None,
+    labelled_tokens: int | None = None,
+    images: int | None = None,
+) -> Step:
     return Step(
         line=number,
         nonce=read.nonce,
@@ -188,6 +267,11 @@ def _plain_step(line: bytes, *, number: int) -> Step | None:
         loss_nonfinite=None,
         grad_norm=read.grad_norm,
         learning_rate=read.learning_rate,
+        data_wait_s=read.data_wait_s if isinstance(read, _SplitStep) else None,
+        comm_wait_s=read.comm_wait_s if isinstance(read, _SplitStep) else None,
+        real_tokens=real_tokens,
+        labelled_tokens=labelled_tokens,
+        images=images,
     )
 
 
@@ -256,6 +340,8 @@ def _ready(fields: Fields, common: _Common) -> Ready:
         gradient_accumulation_steps=_count(fields, "gradient_accumulation_steps"),
         sequence_length=_count(fields, "sequence_length"),
         world_size=_count(fields, "world_size"),
+        num_trainable_parameters=_optional_count(fields, "num_trainable_parameters"),
+        projector_sha256=fields.optional_text("projector_sha256", limit=128),
     )
 
 
@@ -277,7 +363,19 @@ def _step(fields: Fields, common: _Common) -> Step:
         loss_nonfinite=None if nonfinite is None else _NONFINITE[nonfinite],
         grad_norm=fields.optional_number("grad_norm"),
         learning_rate=fields.number("learning_rate"),
+        data_wait_s=_optional_wait(fields, "data_wait_s"),
+        comm_wait_s=_optional_wait(fields, "comm_wait_s"),
+        real_tokens=_optional_count(fields, "real_tokens"),
+        labelled_tokens=_optional_count(fields, "labelled_tokens"),
+        images=_optional_count(fields, "images"),
     )
+
+
+def _optional_wait(fields: Fields, key: str) -> float | None:
+    value = fields.optional_number(key)
+    if value is not None and value < 0:
+        raise Misread(f"{key} is negative")
+    return value
 
 
 def _memory(fields: Fields, common: _Common) -> Memory:
@@ -298,6 +396,33 @@ def _fail(fields: Fields, common: _Common) -> Fail:
     )
 
 
+def _saved(fields: Fields, common: _Common) -> Saved:
+    return Saved(
+        **common,
+        file=fields.text("file", limit=512),
+        bytes=_count(fields, "bytes"),
+        sha256=fields.text("sha256", limit=128),
+    )
+
+
+def _answered(fields: Fields, common: _Common) -> Answered:
+    return Answered(
+        **common, question=fields.text("question", limit=512), tokens=fields.integers("tokens")
+    )
+
+
+def _evaluated(fields: Fields, common: _Common) -> Evaluated:
+    return Evaluated(
+        **common,
+        start_s=fields.number("start_s"),
+        end_s=fields.number("end_s"),
+        data_sha256=fields.text("data_sha256", limit=128),
+        num_questions=_count(fields, "num_questions"),
+        answered=_count(fields, "answered"),
+        decoding=fields.text("decoding", limit=64),
+    )
+
+
 def _end(fields: Fields, common: _Common) -> End:
     return End(
         **common,
@@ -313,5 +438,8 @@ _EVENTS: dict[str, Callable[[Fields, _Common], Record]] = {
     "step": _step,
     "memory": _memory,
     "fail": _fail,
+    "saved": _saved,
+    "answer": _answered,
+    "evaluation": _evaluated,
     "end": _end,
 }

@@ -104,6 +104,15 @@ class Fields:
             for name in list(fields._values)[:most]
         )
 
+    def integers(self, key: str) -> tuple[int, ...]:
+        value = self._present(key)
+        plain = isinstance(value, list) and all(
+            isinstance(item, int) and not isinstance(item, bool) and abs(item) <= MAX_INTEGER for item in value
+        )
+        if not plain:
+            raise Misread(f"{key} is {_kind(value)}, not a list of integers")
+        return tuple(value)  # type: ignore[arg-type]
+
     def objects(self, key: str) -> tuple[Fields, ...]:
         value = self._present(key)
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):

@@ -68,6 +68,8 @@ NAMES = {
     "num_layers": "num_layers",
     "hidden_size": "hidden_size",
 }
+#: An iteration line has some twenty; a line of thousands is none and would take its time.
+MAX_BARS = 200
 WORLD = {
     "using world size": "world_size",
     "data-parallel size": "data_parallel_size",
@@ -93,6 +95,8 @@ def read(line: Line) -> tuple[Found, ...]:
 
 def _iteration(line: Line) -> tuple[Found, ...]:
     figures = Figures(line)
+    if line.words.count("|") > MAX_BARS:
+        raise Misread(f"more than {MAX_BARS} bars")
     for said in line.words.split("|"):
         place = said.find("iteration ")
         match = ITERATION.match(said, place) if place >= 0 else None

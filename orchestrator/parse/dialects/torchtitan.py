@@ -82,6 +82,6 @@ def _sizes(line: Line) -> tuple[Found, ...]:
 DIALECT = Dialect(
     name="torchtitan",
     says="torchtitan's metric lines (step: … tps: …)",
-    markers=(b"tps: ", b"wps: ", b"total steps ", b"Training completed"),
+    markers=(b"ps: ", b"total steps ", b"Training completed"),
     read=read,
 )
