@@ -8,7 +8,17 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
-from orchestrator.text import AbsolutePath, HostName, Line, Name, NodeName
+from orchestrator.text import (
+    AbsolutePath,
+    EnvName,
+    HostName,
+    ImageReference,
+    Line,
+    Name,
+    NodeName,
+    Registry,
+    RegistryUser,
+)
 
 Port = Annotated[int, Ge(1), Le(65535)]
 
@@ -18,7 +28,8 @@ class Node:
     """One host of the cluster, or a range of them: `node[01-04]` with `host: 10.1.0.[11-14]` is four.
 
     What stands here wins over the cluster's `ssh`, and both over ~/.ssh/config. `host` is the address;
-    without it the name is.
+    without it the name is. `fabric_address` is where other nodes' ranks reach this one, when that is not the
+    address that SSH uses; it may have a range as well.
     """
 
     name: NodeName
@@ -27,6 +38,7 @@ class Node:
     user: Name | None = None
     key: Line | None = None
     jump: Line | None = None
+    fabric_address: HostName | None = None
 
     @property
     def address(self) -> str:
@@ -69,6 +81,49 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """Who nodes are to a registry. The password itself never stands here: it is the first line of
+    `password_file` (below the home folder, or absolute) or the value of the variable `password_env`, both on
+    this machine.
+    """
+
+    registry: Registry
+    user: RegistryUser
+    password_file: Line | None = None
+    password_env: EnvName | None = None
+
+    def __post_init__(self) -> None:
+        if (self.password_file is None) == (self.password_env is None):
+            raise ValueError(
+                "a login has its password from `password_file` or from `password_env`, one of them"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSource:
+    """Where the image of a run comes from.
+
+    `build`: the first node builds it, the others get it from there. `each`: every node builds it, and all
+    must come to the same. `pull`: every node takes `reference`, with its digest, from a registry. `host`: the
+    Docker Engine at `socket` of this machine builds it, and every node gets it from here.
+    """
+
+    source: Literal["build", "each", "pull", "host"] = "build"
+    reference: ImageReference | None = None
+    socket: AbsolutePath | None = None
+    login: Login | None = None
+    build_limit_s: Annotated[float, Gt(0)] = 3600.0
+
+    def __post_init__(self) -> None:
+        if self.source == "pull" and (self.reference is None or "@sha256:" not in self.reference):
+            raise ValueError("source 'pull' needs `reference` with its digest: registry/name@sha256:…")
+        if self.source != "pull" and self.reference is not None:
+            raise ValueError(f"`reference` is what source 'pull' takes, but source is {self.source!r}")
+        if self.source != "host" and self.socket is not None:
+            raise ValueError(f"`socket` is the engine of source 'host', but source is {self.source!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """The nodes of one site and what is common to them.
 
@@ -93,6 +148,7 @@ class Cluster:
     labels: dict[Name, Line] = field(default_factory=dict)
     ssh: Ssh = field(default_factory=Ssh)
     site: Site = field(default_factory=Site)
+    image: ImageSource = field(default_factory=ImageSource)
     rehearsal: bool = False
 
     def __post_init__(self) -> None:
@@ -106,6 +162,8 @@ class Cluster:
             raise ValueError(
                 f"transport 'local' is this machine alone, but {len(self.nodes)} nodes are listed"
             )
+        if self.transport == "local" and self.image != ImageSource():
+            raise ValueError("transport 'local' starts ranks without a container: it has no `image`")
         if self.transport == "ssh":
             missing = [key for key, value in (("work_dir", self.work_dir),) if value is None]
             if missing:
@@ -130,15 +188,26 @@ MAX_RANGE = 1024
 def expanded(node: Node) -> tuple[Node, ...]:
     """One node, or the nodes of its range. Raises ValueError for ranges that do not fit each other."""
     names = _expand(node.name)
-    hosts = _expand(node.host) if node.host else names if RANGE.search(node.name) else [None]
-    if len(hosts) != len(names):
-        raise ValueError(
-            f"{node.name} is {len(names)} nodes, but its host {node.host} is {len(hosts)} addresses"
-        )
-    return tuple(
-        replace(node, name=name, host=host if node.host else None)
-        for name, host in zip(names, hosts, strict=True)
+    hosts, fabric = (
+        _as_many(node, names, word, text)
+        for word, text in (("host", node.host), ("fabric_address", node.fabric_address))
     )
+    return tuple(
+        replace(node, name=name, host=host, fabric_address=met_at)
+        for name, host, met_at in zip(names, hosts, fabric, strict=True)
+    )
+
+
+def _as_many(node: Node, names: list[str], word: str, text: str | None) -> list[str] | list[None]:
+    """An address of each node; none where none is given."""
+    if text is None:
+        return [None] * len(names)
+    found = _expand(text)
+    if len(found) != len(names):
+        raise ValueError(
+            f"{node.name} is {len(names)} nodes, but its {word} {text} is {len(found)} addresses"
+        )
+    return found
 
 
 def _expand(text: str) -> list[str]:

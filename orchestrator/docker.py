@@ -20,6 +20,8 @@ from orchestrator.text import (
     EnvName,
     ImageReference,
     Name,
+    Registry,
+    RegistryUser,
     UlimitName,
     fits,
     wants,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from orchestrator.vendors import Vendor
 
 DOCKER = "docker"
+CREATE = (DOCKER, "container", "create")
 #: Where things stand inside every container.
 CONTAINER_JOB = "/nx8/job"
 CONTAINER_DATA = "/nx8/data"
@@ -57,7 +60,7 @@ class Mount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
-    """Everything that is asked of docker for one container; `run_argv` says it and nothing else.
+    """Everything that is asked of docker for one container; `create_argv` says it and nothing else.
 
     `gpus` are indices for --gpus, or None to leave that option away. `user` is uid:gid, None for the image's.
     """
@@ -180,11 +183,11 @@ def container_spec(
     )
 
 
-def run_argv(spec: ContainerSpec) -> tuple[str, ...]:
-    """`docker run`: starts the container and prints its identifier. Nothing is pulled, nothing is removed,
-    and no capability is left but those that are listed.
+def create_argv(spec: ContainerSpec) -> tuple[str, ...]:
+    """`docker container create`: makes the container, starts nothing and prints its identifier. Nothing is
+    pulled, and no capability is left but those that are listed.
     """
-    words = ["--detach", f"--name={spec.name}", "--pull=never", "--restart=no"]
+    words = [f"--name={spec.name}", "--pull=never", "--restart=no"]
     words += [f"--label={key}={value}" for key, value in sorted(spec.labels.items())]
     words += [f"--env={key}={value}" for key, value in sorted(spec.environment.items())]
     words += [
@@ -208,7 +211,23 @@ def run_argv(spec: ContainerSpec) -> tuple[str, ...]:
     words += ["--interactive"] if spec.interactive else []
     words += [f"--stop-timeout={spec.stop_timeout_s}"]
     words += ["--log-driver=local", f"--log-opt=max-size={spec.log_max_mib}m", "--log-opt=max-file=2"]
-    return (DOCKER, "run", *words, spec.image, *spec.command)
+    return (*CREATE, *words, spec.image, *spec.command)
+
+
+def as_account(argv: tuple[str, ...], *, uid: int, gid: int) -> tuple[str, ...]:
+    """The same `create_argv` for a container that runs as an account of its node: without capabilities nobody
+    else, root included, can enter a folder of that account with mode 0700.
+
+    An account that the image does not know has no home and no name there, and many programs ask for both.
+    """
+    if argv[: len(CREATE)] != CREATE:
+        raise ValueError(f"{' '.join(argv[:4])} … creates no container")
+    words = (f"--user={uid}:{gid}", *(() if uid == 0 else ("--env=HOME=/tmp", "--env=USER=nx8")))
+    return (*CREATE, *words, *argv[len(CREATE) :])
+
+
+def start_argv(container: str) -> tuple[str, ...]:
+    return (DOCKER, "container", "start", _object(container))
 
 
 def build_argv(
@@ -245,14 +264,78 @@ def images_argv() -> tuple[str, ...]:
     return (DOCKER, "image", "ls", "--no-trunc", "--digests", "--format={{json .}}")
 
 
-def load_argv() -> tuple[str, ...]:
-    """`docker image load` from standard input."""
-    return (DOCKER, "image", "load", "--quiet")
+def load_argv(path: str | None = None) -> tuple[str, ...]:
+    """`docker image load` from a file on the node, or from standard input."""
+    return (DOCKER, "image", "load", "--quiet", *_path_word("input", path))
 
 
-def save_argv(*images: str) -> tuple[str, ...]:
-    """`docker image save` to standard output."""
-    return (DOCKER, "image", "save", *(_object(image) for image in images))
+def save_argv(*images: str, path: str | None = None) -> tuple[str, ...]:
+    """`docker image save` into a file on the node, or to standard output."""
+    return (DOCKER, "image", "save", *_path_word("output", path), *(_object(image) for image in images))
+
+
+def _path_word(option: str, path: str | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    _refuse(None if fits(AbsolutePath, path) else f"path {path!r}: wants {wants(AbsolutePath)}")
+    return (f"--{option}={path}",)
+
+
+def all_images_argv() -> tuple[str, ...]:
+    """The identifiers of all images, one a line, some more than once."""
+    return (DOCKER, "image", "ls", "--all", "--no-trunc", "--quiet")
+
+
+def image_facts_argv(*images: str) -> tuple[str, ...]:
+    """Inspects several images at once: docker prints those that are there, and fails for the others."""
+    return (DOCKER, "image", "inspect", *(_object(image) for image in images))
+
+
+def pull_argv(reference: str) -> tuple[str, ...]:
+    _refuse(_bad_reference(reference))
+    return (DOCKER, "image", "pull", "--quiet", reference)
+
+
+def tag_argv(image: str, tag: str) -> tuple[str, ...]:
+    _refuse(_bad_reference(tag))
+    return (DOCKER, "image", "tag", _object(image), tag)
+
+
+def login_argv(registry: str, *, user: str) -> tuple[str, ...]:
+    """`docker login`; the password is its standard input and never one of its words."""
+    _refuse(
+        None if fits(Registry, registry) else f"registry {registry!r}: wants {wants(Registry)}",
+        None if fits(RegistryUser, user) else f"user {user!r}: wants {wants(RegistryUser)}",
+    )
+    return (DOCKER, "login", f"--username={user}", "--password-stdin", registry)
+
+
+def info_argv() -> tuple[str, ...]:
+    return (DOCKER, "info", "--format={{json .}}")
+
+
+def buildx_argv() -> tuple[str, ...]:
+    """Ends with 0 where docker has its plug-in for BuildKit."""
+    return (DOCKER, "buildx", "version")
+
+
+def exact_build_argv(
+    tag: str,
+    *,
+    path: str,
+    build_args: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """A build by BuildKit of a context on standard input, with every time in it set to 0, as an archive in
+    the file `path`: the same on every node whose packages are.
+    """
+    _, _, *words, context = build_argv(tag, build_args=build_args, labels=labels)
+    _path_word("output", path)
+    # Without the name in full, BuildKit and the classic builder disagree on what a tag stands for.
+    output = f"type=docker,name=docker.io/library/{tag},rewrite-timestamp=true,dest={path}"
+    own = ["--provenance=false", "--progress=plain", "--build-arg=SOURCE_DATE_EPOCH=0", f"--output={output}"]
+    kept = [word for word in words if word != "--force-rm" and not word.startswith("--tag=")]
+    return (DOCKER, "buildx", "build", *own, *kept, context)
 
 
 def stop_argv(container: str, *, timeout_s: int = 10) -> tuple[str, ...]:
@@ -262,6 +345,14 @@ def stop_argv(container: str, *, timeout_s: int = 10) -> tuple[str, ...]:
 def remove_argv(container: str) -> tuple[str, ...]:
     """Removes it with its anonymous volumes, running or not."""
     return (DOCKER, "container", "rm", "--force", "--volumes", _object(container))
+
+
+def list_argv(labels: Mapping[str, str]) -> tuple[str, ...]:
+    """Identifiers of every container, running or not, that has all these labels; one a line."""
+    for key, value in labels.items():
+        _refuse(None if LABEL_KEY.fullmatch(key) else f"label {key!r}", _control(value))
+    filters = [f"--filter=label={key}={value}" for key, value in sorted(labels.items())]
+    return (DOCKER, "container", "ls", "--all", "--no-trunc", *filters, "--format={{.ID}}")
 
 
 def version_argv() -> tuple[str, ...]:
@@ -389,6 +480,18 @@ def read_image(raw: bytes) -> ImageFacts | Problem:
     )
 
 
+def last_words(stderr: bytes, *, rc: int) -> str:
+    """The last line docker said, printable; its exit code where it said nothing."""
+    said = stderr[-4096:].decode("utf-8", "replace").strip().splitlines()
+    return "".join(char for char in said[-1][:400] if char.isprintable()) if said else f"exit {rc}"
+
+
+def read_list(raw: bytes) -> tuple[str, ...]:
+    """The answer to `list_argv`: identifiers; a line that is none is left out."""
+    words = raw[:MAX_ANSWER_BYTES].decode("ascii", "replace").split()
+    return tuple(word for word in words if re.fullmatch("[0-9a-f]{12,64}", word))
+
+
 def read_images(raw: bytes) -> tuple[tuple[ListedImage, ...], int]:
     """The answer to `images_argv`: its images, and the number of lines that are none. Never raises."""
     listed: list[ListedImage] = []
@@ -407,6 +510,19 @@ def read_images(raw: bytes) -> tuple[tuple[ListedImage, ...], int]:
         )
         listed.append(ListedImage(id=identifier, repository=repository, tag=tag, digest=digest))
     return tuple(listed), strange
+
+
+def read_layers(raw: bytes) -> tuple[tuple[str, ...], ...]:
+    """The layers, lowest first, of each image in the answer to `image_facts_argv`. Never raises."""
+    found = _json(raw[:MAX_ANSWER_BYTES])
+    listed = found if isinstance(found, list) else []
+    return tuple(_texts(_mapping(_mapping(one).get("RootFS")).get("Layers")) for one in listed)
+
+
+def keeps_blobs(raw: bytes) -> bool:
+    """Whether the answer to `info_argv` is of an engine that keeps images in containerd's store."""
+    found = _mapping(_json(raw[:MAX_ANSWER_BYTES])).get("DriverStatus")
+    return isinstance(found, list) and any("io.containerd.snapshotter" in str(one) for one in found)
 
 
 def read_version(raw: bytes) -> EngineVersion | Problem:

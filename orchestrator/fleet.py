@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import os
 import platform
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from orchestrator import data
-from orchestrator.build import built
-from orchestrator.containers import started
+from orchestrator import data, docker, multimodal, weights
+from orchestrator.containers import monitor_limit_s, started
+from orchestrator.containers.clearing import Left, swept
 from orchestrator.errors import BusyError, Nx8Error, PreflightError, Problem
 from orchestrator.hosts import known_hosts_file
+from orchestrator.images import Provider
+from orchestrator.multimodal.preparedset import IMAGE_FOLDER, IMAGE_LIST, MANIFEST
 from orchestrator.preflight import preflight
 from orchestrator.remote.pool import Pool
+from orchestrator.versions import of_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,22 +31,32 @@ if TYPE_CHECKING:
     from orchestrator.render import Context
     from orchestrator.results import RunFolder
     from orchestrator.selection import Selection
+    from orchestrator.signals import Signals
     from orchestrator.ui import View
     from orchestrator.workspace import Workspace
 
 COPY_LIMIT_S = 1800.0
+#: Files whose digests a node is asked for in one question, and how many wrong ones are named.
+ASKED_AT_ONCE = 200
+MAX_NAMED = 20
 UNLOCK_LIMIT_S = 30.0
-#: A probe that nobody ends by itself ends after this long, in seconds.
-MONITOR_LIMIT_S = 7 * 24 * 3600.0
+SWEEP_LIMIT_S = 150.0
+#: Of the node, not of a `work_dir`: two cluster files that name the same node with other folders must meet
+#: here. A file system that a restart empties, so that the lock of a run that died with the node is gone too.
+LOCK = "/tmp/nx8.lock"  # noqa: S108 - made by rename, which fails on whatever stands there
 
 
 class Fleet:
     """The connected nodes of one run. Leaving it releases the locks and closes every connection."""
 
-    def __init__(self, workspace: Workspace, selection: Selection, view: View) -> None:
+    def __init__(self, workspace: Workspace, selection: Selection, view: View, signals: Signals) -> None:
         self._workspace = workspace
         self._selection = selection
         self._view = view
+        self._signals = signals
+        self._images: dict[str, str] = {}
+        self._time_limit_s: float | None = None
+        self._containers: dict[str, Any] = {}
         self._exits = ExitStack()
         self._pool: Pool | None = None
 
@@ -72,32 +86,48 @@ class Fleet:
 
     def prepare(
         self, planned: Plan, folder: RunFolder, contexts: Mapping[str, Context], data_dir: Path
-    ) -> dict[str, str]:
-        """Takes the nodes, brings data and images to them; returns each image's identifier, by its tag.
+    ) -> dict[str, Any]:
+        """Takes the nodes, brings data and images to them; returns what each image is, by its tag.
 
-        Raises BusyError, PreflightError and BuildError.
+        Raises ConfigError (E315), BusyError, PreflightError and BuildError.
         """
+        cluster = self._selection.cluster
+        # Before anything is taken: it reads the password of a registry, where one is asked for.
+        images = Provider.of(
+            self.pool,
+            cluster.image,
+            nodes=self.names,
+            work_dir=str(cluster.work_dir),
+            home=self._workspace.home,
+            folder=folder.path,
+            view=self._view,
+        )
         self._exits.enter_context(self._locked(planned))
-        for name in {cell.job.data.file.rpartition("/")[2] for cell in planned.cells}:
+        with self._signals.interruptible():
+            self._images = self._handed_out(planned, images, contexts, data_dir)
+            return of_images(
+                self.pool[self.names[0]],
+                self._images,
+                {one.tag: one.base for one in contexts.values()},
+                self._selection.vendor,
+                folder=f"{cluster.work_dir}/versions",
+                labels={"nx8.run": planned.identity.run_id},
+            )
+
+    def _handed_out(
+        self, planned: Plan, images: Provider, contexts: Mapping[str, Context], data_dir: Path
+    ) -> dict[str, str]:
+        for name, elsewhere in needed(planned).items():
             hand_out(
                 self.pool,
-                name.removesuffix(".tokens"),
+                name,
                 source=data_dir,
                 folder=self._selection.cluster.data_dir,
                 nodes=self.names,
                 view=self._view,
+                images=elsewhere,
             )
-        return {
-            context.tag: built(
-                self.pool,
-                context,
-                nodes=self.names,
-                folder=f"{self._selection.cluster.work_dir}/images",
-                log=folder.path / f"build-{engine}.log",
-                view=self._view,
-            )
-            for engine, context in contexts.items()
-        }
+        return images.provide(contexts)
 
     @contextmanager
     def launched(self, cell: Cell, folder: RunFolder) -> Iterator[Containers]:
@@ -105,75 +135,195 @@ class Fleet:
             self.pool,
             cell,
             folder.cell(cell.cell_id),
+            images=self._images,
             work_dir=str(self._selection.cluster.work_dir),
-            limit_s=MONITOR_LIMIT_S,
+            monitor_limit_s=monitor_limit_s(cell, time_limit_s=self._time_limit_s),
         ) as containers:
-            yield containers
+            try:
+                yield containers
+            finally:
+                self._containers[cell.cell_id] = containers.record()
+
+    def containers(self) -> dict[str, Any]:
+        """By cell and node: the container as it was, for host.json."""
+        return self._containers
 
     @contextmanager
     def _locked(self, planned: Plan) -> Iterator[None]:
-        """One run at a time on a node: locks in the nodes' sorted order, all let go on the first loss."""
-        work_dir = self._selection.cluster.work_dir
-        owner = {
-            "token": planned.identity.nonce,
-            "run": planned.identity.run_id,
-            "user": getpass.getuser(),
-            "host": platform.node(),
-            "pid": os.getpid(),
-            "since": planned.identity.created_utc,
-        }
+        """One run at a time on a node: locks in the nodes' sorted order, all let go on the first loss.
+
+        From here on signals wait: what is taken is let go, also when they come again and again.
+        """
+        self._signals.held = True
+        self._time_limit_s = planned.time_limit_s
+        owner = _owner(planned)
         taken: list[str] = []
-        path = f"{work_dir}/lock"
         try:
             for name in sorted(self.names):
-                remote = self.pool[name]
-                remote.make_dirs(str(work_dir))
                 taken.append(name)  # before the answer, which may be lost; only our own lock is ever removed
-                lock = remote.lock_dir(path, owner)
+                lock = self.pool[name].lock_dir(LOCK, owner)
                 if not lock.won:
                     taken.pop()
-                    raise BusyError(_busy(name, path, lock.owner))
+                    raise BusyError(_busy(name, LOCK, lock.owner))
             yield
         finally:
-            heard = self.pool.settle(
-                lambda remote: remote.unlock_dir(path, owner), nodes=taken, limit_s=UNLOCK_LIMIT_S
-            )
-            for name, value in heard.items():
-                if isinstance(value, Nx8Error):
-                    self._view.phase("warning", f"{name} may still be locked: remove {path} there; {value}")
-            self.pool.settle(
-                lambda remote: remote.remove_tree(
-                    f"{work_dir}/runs/{planned.identity.run_id}", root=f"{work_dir}/runs"
-                ),
-                nodes=taken,
-                limit_s=UNLOCK_LIMIT_S,
-            )
+            self._let_go(taken, planned.identity.run_id, owner)
+
+    def _let_go(self, nodes: list[str], run_id: str, owner: dict[str, Any]) -> None:
+        """Removes what may be left of the run, then the locks, but for a node where a container may still
+        be.
+        """
+        root = f"{self._selection.cluster.work_dir}/runs"
+        found = self.pool.settle(
+            lambda remote: swept(remote, run_id, root=root), nodes=nodes, limit_s=SWEEP_LIMIT_S
+        )
+        left = {
+            name: (Left.unknown(run_id, root, value),) if isinstance(value, Nx8Error) else value
+            for name, value in found.items()
+        }
+        for name, ones in left.items():
+            for one in ones:
+                self._view.phase("warning", f"{name}: {one}")
+        kept = [name for name in nodes if any(one.container for one in left[name])]
+        free = [name for name in nodes if name not in kept]
+        heard = self.pool.settle(
+            lambda remote: remote.unlock_dir(LOCK, owner), nodes=free, limit_s=UNLOCK_LIMIT_S
+        )
+        for name in kept:
+            self._view.phase("warning", f"{name} stays locked until that is done: then remove {LOCK} there")
+        for name, value in heard.items():
+            if isinstance(value, Nx8Error):
+                self._view.phase("warning", f"{name} may still be locked: remove {LOCK} there; {value}")
 
 
-def hand_out(pool: Pool, name: str, *, source: Path, folder: str, nodes: tuple[str, ...], view: View) -> None:
-    """Every node gets the token file `name` of `source` in its `folder`: what is missing is copied and proven
-    by its SHA-256, what is there and wrong is named. Raises ConfigError or PreflightError (E237).
-    """
-    manifest = data.verify(source, name)
-    target = f"{folder}/{name}.tokens"
-    held = {
-        node: value[0] for node, value in pool.each(lambda remote: remote.sha256(target), nodes=nodes).items()
+def _owner(planned: Plan) -> dict[str, Any]:
+    """Who holds a node. Everyone there may read it, so the token only follows from the run's nonce."""
+    return {
+        "token": hashlib.sha256(f"lock {planned.identity.nonce}".encode()).hexdigest()[:32],
+        "run": planned.identity.run_id,
+        "user": getpass.getuser(),
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "since": planned.identity.created_utc,
     }
-    wrong = [node for node, digest in held.items() if digest not in (None, manifest.sha256)]
+
+
+def needed(planned: Plan) -> dict[str, str | None]:
+    """By name what nodes need of the data folder: token files, sets and weights; for a set that does not
+    bring its images, the folder where they lie.
+    """
+    found: dict[str, str | None] = {}
+    for cell in planned.cells:
+        job = cell.job
+        images = job.data.samples.images if job.data.samples else None
+        found[job.data.name] = images and images.removeprefix(f"{docker.CONTAINER_DATA}/")
+        if job.questions is not None:
+            found[job.questions.name] = None
+        for folder in job.initial.folders if job.initial else ():
+            found[folder.rpartition("/")[2]] = None
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parcel:
+    """Files of the data folder by their path below it, each with its SHA-256, in the order in which they are
+    copied: what says that all is there comes last.
+    """
+
+    name: str
+    files: dict[str, str]
+
+
+def parcel(source: Path, name: str) -> Parcel:
+    """A token file, a prepared set or published weights, checked here first. Raises ConfigError."""
+    if multimodal.is_set(source, name):
+        return _set_parcel(source, name)
+    if (source / name / weights.MANIFEST).is_file():
+        manifest, digest = weights.listed(source, name)
+        files = {f"{name}/{file.name}": file.sha256 for file in manifest.files}
+        return Parcel(name=name, files={**files, f"{name}/{weights.MANIFEST}": digest})
+    return Parcel(name=name, files={f"{name}.tokens": data.verify(source, name).sha256})
+
+
+def _set_parcel(source: Path, name: str) -> Parcel:
+    manifest = multimodal.verify(source, name)
+    files = {f"{name}/{file.name}": file.sha256 for file in manifest.files}
+    if manifest.images_in_set:
+        lines = (source / name / IMAGE_LIST).read_text("utf-8").splitlines()
+        for digest, _, image in (line.partition("  ") for line in lines):
+            files[f"{name}/{IMAGE_FOLDER}/{image}"] = digest
+    last = f"{name}/{MANIFEST}"
+    return Parcel(name=name, files={**files, last: data.file_sha256(source / last)})
+
+
+def hand_out(
+    pool: Pool,
+    name: str,
+    *,
+    source: Path,
+    folder: str,
+    nodes: tuple[str, ...],
+    view: View,
+    images: str | None = None,
+) -> None:
+    """Every node gets the token file, set or weights `name` of `source` in its `folder`: what is missing is
+    copied and proven by its SHA-256, what is there and wrong is named. `images` is a folder below it that has
+    to be there already: a set's images are not copied. Raises ConfigError or PreflightError (E237, E127).
+    """
+    wanted = parcel(source, name)
+    paths = {f"{folder}/{file}": digest for file, digest in wanted.files.items()}
+    held = pool.each(lambda remote: _held(remote, tuple(paths)), nodes=nodes)
+    wrong = [
+        (node, path, seen[path])
+        for node, seen in held.items()
+        for path in paths
+        if seen[path] not in (None, paths[path])
+    ]
     if wrong:
-        raise PreflightError(_not_the_data(node, target, held[node], manifest.sha256) for node in wrong)
-    missing = [node for node, digest in held.items() if digest is None]
+        raise PreflightError(
+            _not_the_data(node, path, seen, paths[path]) for node, path, seen in wrong[:MAX_NAMED]
+        )
+    if images is not None:
+        _look_for_images(pool, f"{folder}/{images}", nodes)
+    missing = {node: [path for path in paths if seen[path] is None] for node, seen in held.items()}
+    missing = {node: ones for node, ones in missing.items() if ones}
     if not missing:
         return
     view.phase("data", f"{name} to {', '.join(missing)}")
 
     def copy(remote: Remote) -> None:
-        remote.make_dirs(folder)
-        arrived = remote.write(target, data.chunks(data.token_file(source, name)), timeout_s=COPY_LIMIT_S)
-        if arrived != manifest.sha256:
-            raise PreflightError(_not_the_data(remote.name, target, arrived, manifest.sha256))
+        lacking = missing[remote.name]
+        remote.make_dirs(folder, *sorted({path.rpartition("/")[0] for path in lacking}))
+        for path in lacking:
+            here = source / path.removeprefix(f"{folder}/")
+            arrived = remote.write(path, data.chunks(here), timeout_s=COPY_LIMIT_S)
+            if arrived != paths[path]:
+                raise PreflightError(_not_the_data(remote.name, path, arrived, paths[path]))
 
-    pool.each(copy, nodes=missing)
+    pool.each(copy, nodes=tuple(missing))
+
+
+def _held(remote: Remote, paths: tuple[str, ...]) -> dict[str, str | None]:
+    """SHA-256 of what is there, a few hundred files at a time: the answer has a limit."""
+    found: dict[str, str | None] = {}
+    for at in range(0, len(paths), ASKED_AT_ONCE):
+        some = paths[at : at + ASKED_AT_ONCE]
+        found |= dict(zip(some, remote.sha256(*some), strict=True))
+    return found
+
+
+def _look_for_images(pool: Pool, path: str, nodes: tuple[str, ...]) -> None:
+    found = pool.each(lambda remote: remote.stat(path)[0], nodes=nodes)
+    absent = [node for node, seen in found.items() if seen.get("kind") not in ("folder", "link")]
+    if absent:
+        raise PreflightError(
+            Problem(
+                code="E127",
+                message=f"{node}: {path} is no folder: the images of the set have to lie there",
+                help="images are not copied by nx8: put them on every node, or mount them there",
+            )
+            for node in absent
+        )
 
 
 def _not_the_data(node: str, target: str, seen: str | None, wanted: str) -> Problem:

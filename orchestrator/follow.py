@@ -7,8 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from orchestrator.monitor import MAX_LINE_BYTES, read_monitor
 from orchestrator.parse.events import EventReader
-from orchestrator.parse.records import Step
+from orchestrator.parse.records import Answered, End, Fail, Step
 from orchestrator.plan import Cell
 from orchestrator.verdict import HostSeen
 
@@ -16,10 +17,35 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from orchestrator.plan import Launch
+    from orchestrator.probe import Sample
     from orchestrator.signals import Signals
+    from orchestrator.vendors import Probe
 
 #: How often the files are looked at while nothing else wakes us, in seconds.
 TICK_S = 0.2
+#: How often it is shown what was seen, and the monitors' files are looked at.
+SHOW_S = 1.0
+#: A node whose ranks made no step for so long, and for so many steps of theirs, is shown as quiet.
+QUIET_S = 10.0
+QUIET_STEPS = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSight:
+    """What can be shown of one node. Of its devices the fullest, the hottest, and the power of all together;
+    null is what its probe does not say, or did not say yet. Step, loss and speed are its own ranks'.
+    """
+
+    node: str
+    state: str
+    step: int
+    loss: float | None
+    tokens_per_second_per_device: float | None
+    memory_used_bytes: int | None
+    memory_total_bytes: int | None
+    temperature_c: float | None
+    power_w: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +60,16 @@ class Sight:
     tokens_per_second_per_device: float | None
     reported: int
     world_size: int
+    nodes: tuple[NodeSight, ...] = ()
+
+    @property
+    def slowest(self) -> NodeSight | None:
+        """The node that is furthest behind; among those of the same step, the one with the longest one."""
+        return min(
+            self.nodes,
+            key=lambda one: (one.step, one.tokens_per_second_per_device or 0.0),
+            default=None,
+        )
 
 
 class Running(Protocol):
@@ -64,6 +100,9 @@ class Tail:
 
     def read(self) -> bytes:
         try:
+            # Asked first: most looks find nothing new, and there may be hundreds of files.
+            if self._path.stat().st_size <= self._offset:
+                return b""
             with self._path.open("rb") as file:
                 file.seek(self._offset)
                 chunk = file.read()
@@ -71,6 +110,27 @@ class Tail:
             return b""
         self._offset += len(chunk)
         return chunk
+
+
+class Gauge:
+    """The newest that a node's monitor wrote: only what is new is read, and of it only the last record."""
+
+    def __init__(self, path: Path, probe: Probe, *, capacity_bytes: int | None) -> None:
+        self._tail = Tail(path)
+        self._probe = probe
+        self._capacity_bytes = capacity_bytes
+        self._pending = b""
+        self.samples: tuple[Sample, ...] = ()
+
+    def look(self) -> None:
+        *lines, self._pending = (self._pending + self._tail.read()).split(b"\n")
+        if len(self._pending) > MAX_LINE_BYTES:
+            self._pending = b""
+        for line in reversed(lines):
+            observed = read_monitor([line], self._probe, capacity_bytes=self._capacity_bytes).observed
+            if observed:
+                self.samples = observed[-1].samples
+                return
 
 
 class Stopped(NamedTuple):
@@ -124,35 +184,119 @@ class Pace:
 
 @dataclass(slots=True, kw_only=True)
 class Onlooker:
-    """Reads what the ranks report as it appears; shows the newest step and keeps the pace."""
+    """Reads what the ranks and the monitors report as it appears; shows the newest and keeps the pace.
+
+    `gauges` are by node_rank; `news_s` is when a rank's newest step was seen.
+    """
 
     cell: Cell
     pace: Pace
     tails: dict[int, tuple[Tail, EventReader]]
+    gauges: dict[int, Gauge] = field(default_factory=dict)
     newest: dict[int, Step] = field(default_factory=dict)
+    news_s: dict[int, float] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
+    failed: set[int] = field(default_factory=set)
+    shown_s: float | None = None
 
-    def look(self, now_s: float, watcher: Watcher) -> None:
+    def look(self, now_s: float, watcher: Watcher, *, last: bool = False) -> None:
+        """Reads what is new, and shows it, though not at every look unless it is the `last`."""
         for rank, (tail, reader) in self.tails.items():
             for record in reader.feed(tail.read()):
-                if isinstance(record, Step) and record.nonce == self.cell.job.nonce:
-                    self.newest[rank] = record
+                if record.nonce != self.cell.job.nonce:
+                    continue
+                if isinstance(record, Step):
+                    self.newest[rank], self.news_s[rank] = record, now_s
                     self.pace.saw_step(rank, record.step, now_s)
-        watcher(self._sight())
+                elif isinstance(record, Answered):
+                    self.pace.last_news_s = now_s  # after the last step, the only sign of life
+                elif isinstance(record, End):
+                    self.ended.add(rank)
+                elif isinstance(record, Fail):
+                    self.failed.add(rank)
+        if last or self.shown_s is None or now_s - self.shown_s >= SHOW_S:
+            self.shown_s = now_s
+            for gauge in self.gauges.values():
+                gauge.look()
+            watcher(self._sight(now_s))
 
-    def _sight(self) -> Sight:
-        steps = self.newest.values()
-        losses = [step.loss for step in steps if step.loss is not None]
-        slowest_s = max((step.duration_s for step in steps), default=0.0)
-        batch = self.cell.job.batch
-        tokens = batch.global_batch_size * batch.sequence_length / batch.world_size
+    def _sight(self, now_s: float) -> Sight:
+        steps = list(self.newest.values())
         return Sight(
-            step=min((step.step for step in steps), default=0) if len(steps) == self.cell.world_size else 0,
+            step=_last_of_all(steps, self.cell.world_size),
             total=self.cell.job.steps.total,
-            loss=sum(losses) / len(losses) if losses else None,
-            tokens_per_second_per_device=tokens / slowest_s if slowest_s > 0 else None,
+            loss=_mean_loss(steps),
+            tokens_per_second_per_device=self._speed(steps),
             reported=len(steps),
             world_size=self.cell.world_size,
+            nodes=tuple(self._node(launch, now_s) for launch in self.cell.launches),
         )
+
+    def _node(self, launch: Launch, now_s: float) -> NodeSight:
+        steps = [self.newest[rank] for rank in launch.ranks if rank in self.newest]
+        gauge = self.gauges.get(launch.node_rank)
+        samples = gauge.samples if gauge else ()
+        fullest = max((one for one in samples if one.memory_used_bytes is not None), key=_used, default=None)
+        powers = [one.power_w for one in samples if one.power_w is not None]
+        heats = [one.temperature_c for one in samples if one.temperature_c is not None]
+        return NodeSight(
+            node=launch.node,
+            state=self._state(launch, steps, now_s),
+            step=_last_of_all(steps, len(launch.ranks)),
+            loss=_mean_loss(steps),
+            tokens_per_second_per_device=self._speed(steps),
+            memory_used_bytes=fullest.memory_used_bytes if fullest else None,
+            memory_total_bytes=fullest.memory_total_bytes if fullest else None,
+            temperature_c=max(heats, default=None),
+            # Of some of the devices it would look like the power of all.
+            power_w=sum(powers) if samples and len(powers) == len(samples) else None,
+        )
+
+    def _state(self, launch: Launch, steps: list[Step], now_s: float) -> str:
+        if self.failed & set(launch.ranks):
+            return "failed"
+        if self.ended >= set(launch.ranks):
+            return "ended"
+        if len(steps) < len(launch.ranks):
+            return "starting"
+        quiet_s = now_s - max(self.news_s[rank] for rank in launch.ranks)
+        slow_s = max(step.duration_s for step in steps) * QUIET_STEPS
+        return f"quiet {quiet_s:.0f} s" if quiet_s > max(QUIET_S, slow_s) else "training"
+
+    def _speed(self, steps: list[Step]) -> float | None:
+        """tokens/s of a device by the longest of these steps."""
+        batch = self.cell.job.batch
+        tokens = batch.global_batch_size * batch.sequence_length / batch.world_size
+        slowest_s = max((step.duration_s for step in steps), default=0.0)
+        return tokens / slowest_s if slowest_s > 0 else None
+
+
+def onlooker(cell: Cell, pace: Pace, *, events: Mapping[int, Path], monitors: Mapping[int, Path]) -> Onlooker:
+    """`events` are the ranks' files, by rank, `monitors` those of the nodes' monitors, by node_rank."""
+    return Onlooker(
+        cell=cell,
+        pace=pace,
+        tails={rank: (Tail(path), EventReader(rank)) for rank, path in events.items()},
+        gauges={
+            node_rank: Gauge(path, cell.probe, capacity_bytes=cell.device_memory_bytes)
+            for node_rank, path in monitors.items()
+            if cell.probe is not None
+        },
+    )
+
+
+def _last_of_all(steps: list[Step], num_ranks: int) -> int:
+    """The step that every rank has made, 0 before the first."""
+    return min((step.step for step in steps), default=0) if len(steps) == num_ranks else 0
+
+
+def _mean_loss(steps: list[Step]) -> float | None:
+    losses = [step.loss for step in steps if step.loss is not None]
+    return sum(losses) / len(losses) if losses else None
+
+
+def _used(sample: Sample) -> float:
+    return (sample.memory_used_bytes or 0) / (sample.memory_total_bytes or 1)
 
 
 def follow(
@@ -160,6 +304,7 @@ def follow(
     cell: Cell,
     *,
     events: Mapping[int, Path],
+    monitors: Mapping[int, Path],
     time_limit_s: float | None,
     clock: Callable[[], float],
     signals: Signals,
@@ -167,7 +312,7 @@ def follow(
 ) -> HostSeen:
     """Follows until the launcher has ended; stops it when a limit is passed or a signal came.
 
-    `events` are the ranks' files; `time_limit_s` is what is left of the run's own limit.
+    `events` and `monitors` are as `onlooker` has them; `time_limit_s` is what is left of the run's own limit.
     """
     pace = Pace(
         started_s=clock(),
@@ -176,13 +321,11 @@ def follow(
         time_limit_s=time_limit_s,
         world_size=cell.world_size,
     )
-    onlooker = Onlooker(
-        cell=cell, pace=pace, tails={rank: (Tail(path), EventReader(rank)) for rank, path in events.items()}
-    )
+    eyes = onlooker(cell, pace, events=events, monitors=monitors)
     stopped: Stopped | None = None
     while stopped is None and launcher.exit_code() is None:
         signals.wait(launcher.descriptor, timeout_s=TICK_S)
-        onlooker.look(clock(), watcher)
+        eyes.look(clock(), watcher)
         if signals.caught is not None:
             stopped = Stopped(
                 f"signal:{signals.caught.name}", f"stopped by {signals.caught.name}; {pace.seen()}"
@@ -190,7 +333,7 @@ def follow(
         elif launcher.exit_code() is None:
             stopped = pace.overdue(clock())
     launcher.stop()
-    onlooker.look(clock(), watcher)
+    eyes.look(clock(), watcher, last=True)
     if launcher.lost is not None:
         stopped = stopped or Stopped("node_lost", launcher.lost)
     return HostSeen(

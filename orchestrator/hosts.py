@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from orchestrator.errors import Nx8Error
+from orchestrator.errors import ConfigError, Nx8Error, Problem
 from orchestrator.remote import known_hosts as hosts_file
 from orchestrator.remote import scan
 from orchestrator.remote.pool import in_parallel, together
+from orchestrator.text import HostName, fits, wants
 
 if TYPE_CHECKING:
-    from orchestrator.cluster import Cluster
+    from collections.abc import Collection, Mapping
+
+    from orchestrator.cluster import Cluster, Node
+    from orchestrator.remote.connection import Link
     from orchestrator.workspace import Workspace
 
 State = Literal["new", "pinned", "changed", "gone"]
@@ -22,7 +26,7 @@ State = Literal["new", "pinned", "changed", "gone"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """One key of one node: what it is now, and what it was if that differs."""
+    """One key of one node or jump host: what it is now, and what it was if that differs."""
 
     node: str
     listed_as: str
@@ -34,12 +38,15 @@ class Shown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What all nodes that answered show, and who did not."""
+    """What all nodes that answered show, and who did not. `waiting` were not asked: whoever answers for them
+    does so through a jump host whose keys are not pinned.
+    """
 
     file: Path
     keys: tuple[Shown, ...]
     found: dict[str, dict[str, bytes]]
     failed: Nx8Error | None
+    waiting: tuple[str, ...] = ()
 
     @property
     def changed(self) -> tuple[Shown, ...]:
@@ -57,25 +64,75 @@ def known_hosts_file(workspace: Workspace, name: str, cluster: Cluster) -> Path:
     return workspace.clusters / Path(cluster.ssh.known_hosts or f"{name}.known_hosts").expanduser()
 
 
-def survey(cluster: Cluster, file: Path) -> Survey:
-    """Asks all nodes and spares at once for their keys, without logging in."""
+def survey(cluster: Cluster, file: Path, *, only: Collection[str] | None = None) -> Survey:
+    """Asks nodes, spares and the jump hosts before them for their keys; those behind a jump host only when
+    its own key is the pinned one. `only` names whom to ask, else it is all of them.
+    """
     shared = scan.settings(cluster, file)
-    nodes = {node.name: node for node in (*cluster.nodes, *cluster.spares)}
-    limit_s = cluster.ssh.connect_limit_s + cluster.ssh.auth_limit_s
-    answers = in_parallel(
-        lambda name: scan.shown_keys(shared, nodes[name]), list(nodes), limit_s=limit_s + 0.5
-    )
-    failed = {name: answer for name, answer in answers.items() if isinstance(answer, Nx8Error)}
+    links = scan.links(shared, (*cluster.nodes, *cluster.spares))
+    limit_s = cluster.ssh.connect_limit_s + cluster.ssh.auth_limit_s + 0.5
     keys: list[Shown] = []
     found: dict[str, dict[str, bytes]] = {}
-    for name, answer in answers.items():
-        if isinstance(answer, Nx8Error):
-            continue
-        listed_as = scan.listed_as(shared, nodes[name])
-        known = {key.kind: key.blob for key in shared.known_hosts.of(listed_as)}
-        found[listed_as] = answer
-        keys += compared(name, listed_as, answer, known)
-    return Survey(file=file, keys=tuple(keys), found=found, failed=together(failed) if failed else None)
+    failed: dict[str, Nx8Error] = {}
+    waiting: list[str] = []
+    for names in _by_distance(links, only):
+        trusted = [name for name in names if _pinned_way(links[name], keys)]
+        waiting += [name for name in names if name not in trusted]
+        answers = in_parallel(lambda name: scan.shown_keys(links[name]), trusted, limit_s=limit_s)
+        for name, answer in answers.items():
+            listed_as = links[name].listed_as
+            if isinstance(answer, Nx8Error):
+                # A jump host that cannot be reached is said once, not for every node behind it.
+                if str(answer) not in map(str, failed.values()):
+                    failed[name] = answer
+                continue
+            known = {key.kind: key.blob for key in shared.known_hosts.of(listed_as)}
+            found[listed_as] = answer
+            keys += compared(name, listed_as, answer, known)
+    for gateway in shared.gateways.values():
+        gateway.close()
+    return Survey(
+        file=file,
+        keys=tuple(keys),
+        found=found,
+        failed=together(failed) if failed else None,
+        waiting=tuple(waiting),
+    )
+
+
+def _by_distance(links: Mapping[str, Link], only: Collection[str] | None) -> list[list[str]]:
+    """The names to be asked by the number of jump hosts before them."""
+    found: dict[int, list[str]] = {}
+    for name, link in links.items():
+        if only is None or name in only:
+            found.setdefault(len(list(scan.gateways(link))), []).append(name)
+    return [found[distance] for distance in sorted(found)]
+
+
+def _pinned_way(link: Link, keys: list[Shown]) -> bool:
+    """Every jump host on the way has pinned keys, and shows no other where it was asked just now."""
+    for gateway in scan.gateways(link):
+        states = {key.state for key in keys if key.listed_as == gateway.listed_as}
+        known = link.settings.known_hosts.of(gateway.listed_as)
+        if not known or "changed" in states or (states and "pinned" not in states):
+            return False
+    return True
+
+
+def fabric_address(cluster: Cluster, node: Node) -> str:
+    """Where ranks of other nodes reach this one: its `fabric_address`, else its address, which for
+    an alias is its HostName in the SSH configuration. Raises ConfigError (E250) for one that is no address.
+    """
+    found = node.fabric_address or scan.host_name(cluster, node)
+    if not fits(HostName, found):
+        raise ConfigError(
+            Problem(
+                code="E250",
+                message=f"{node.name}: ranks cannot meet at {found!r}: wants {wants(HostName)}",
+                help="correct its HostName in the SSH configuration, or set `fabric_address` of the node",
+            )
+        )
+    return found
 
 
 def compared(node: str, listed_as: str, shown: dict[str, bytes], known: dict[str, bytes]) -> list[Shown]:
@@ -130,7 +187,7 @@ def store(survey: Survey, *, replace: bool) -> int:
 
 
 def pinned(cluster: Cluster, file: Path) -> dict[str, tuple[hosts_file.HostKey, ...]]:
-    """The stored keys of each node and spare; none for a node that was never pinned."""
+    """The stored keys of each jump host, node and spare; none for one that was never pinned."""
     shared = scan.settings(cluster, file)
-    nodes = (*cluster.nodes, *cluster.spares)
-    return {node.name: shared.known_hosts.of(scan.listed_as(shared, node)) for node in nodes}
+    links = scan.links(shared, (*cluster.nodes, *cluster.spares))
+    return {name: shared.known_hosts.of(link.listed_as) for name, link in links.items()}

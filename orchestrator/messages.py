@@ -1,12 +1,15 @@
 """Every word of the reports, in Chinese and English, by key. A test holds that both have the same
 placeholders.
 
-Names of proofs, metrics, files and what programs said stay as they are in both: they are looked up word for
-word.
+Names of metrics and files and what programs said stay as they are in both: they are looked up word for word.
+Sentences of ours that results hold in English are put into Chinese by `translated`; whatever is not ours is
+marked as the original text.
 """
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from typing import Literal, NamedTuple
 
 Language = Literal["zh", "en"]
@@ -57,9 +60,120 @@ MESSAGES: dict[str, Message] = {
         "mem 在 CPU 上是各 rank 峰值 RSS 之和 / 节点 MemTotal，单位 GiB",
         "mem on a CPU is the sum of the ranks' peak RSS / MemTotal of the node, in GiB",
     ),
+    "note.unknown": Message("{what}未知：{reason}", "{what} is not known: {reason}"),
+    # The published document: configuration and how it ran.
+    "reference.title": Message("{name}配置与运行信息参考", "{name}: configuration and how it ran"),
+    "reference.environment": Message("环境配置", "Environment"),
+    "reference.run": Message("运行情况", "How it ran"),
+    "reference.batch": Message("输入批尺寸", "Batch"),
+    "reference.general": Message("通用指标", "General figures"),
+    "reference.performance": Message("性能指标", "Performance"),
+    "part.named": Message("{device}{part}", "{part} of {device}"),
+    "part.hardware": Message("硬件环境", "Hardware"),
+    "part.software": Message("软件环境", "Software"),
+    "part.parallel": Message("并行策略", "Parallel strategy"),
+    "part.optimisations": Message("优化策略", "Optimisations"),
+    "entry.machine_model": Message("机器型号", "Machine"),
+    "entry.accelerator_model": Message("加速卡型号", "Accelerator"),
+    "entry.cpu_model": Message("CPU型号", "CPU"),
+    "entry.network": Message("多机网络类型、带宽", "Network between nodes and its bandwidth"),
+    "entry.os": Message("OS版本", "OS"),
+    "entry.kernel": Message("OS kernel版本", "OS kernel"),
+    "entry.driver": Message("加速卡驱动版本", "Driver"),
+    "entry.firmware": Message("加速卡固件版本", "Firmware"),
+    "entry.docker": Message("Docker 版本", "Docker"),
+    "entry.image": Message("Docker镜像和版本", "Docker image and version"),
+    "entry.framework": Message("训练框架版本", "Training framework"),
+    "entry.dependencies": Message("依赖软件版本", "Dependencies"),
+    "entry.technique": Message("并行技术", "Technique"),
+    "entry.implementer": Message("实施者", "Done by"),
+    "entry.detail": Message("实施细节", "Details"),
+    "entry.optimisation": Message("优化方案", "Optimisation"),
+    "network.rate": Message("{kind}，{count}{rate}Gb/s", "{kind}, {count}{rate} Gb/s"),
+    "network.no_rate": Message("{kind}，{count}/", "{kind}, {count}/"),
+    "technique.recompute": Message("gradient_checkpointing", "gradient_checkpointing"),
+    "technique.sdpa": Message("scaled dot product attention", "scaled dot product attention"),
+    "technique.flash_attention_2": Message("flash attention 2", "flash attention 2"),
+    "zero.one": Message("ZeRO-DP O{zero}, DP_SIZE={dp}", "ZeRO-DP O{zero}, DP_SIZE={dp}"),
+    "zero.stage": Message("{stage}-stage:O{zero}", "{stage}-stage:O{zero}"),
+    "zero.none": Message("DP_SIZE={dp}", "DP_SIZE={dp}"),
+    "batch.micro_batch_size": Message(
+        "local_batchsize(micro_batchsize)，简写为LBS，即实际进入模型的张量批尺寸，为{source}中所写，在本case中{value}",
+        "local_batchsize (micro_batchsize), LBS: sequences that enter the model at once, as {source} has it; "
+        "in this case {value}",
+    ),
+    "batch.sequence_length": Message(
+        "seqlength(max_position_embedding)，简写为MPE，即实际进入模型的序列长度，为{source}中所写，在本case中{value}",
+        "seqlength (max_position_embedding), MPE: length of the sequences that enter the model, as {source} "
+        "has it; in this case {value}",
+    ),
+    "batch.gradient_accumulation_steps": Message(
+        "gradient_accumulate_steps，简写为GAS，即梯度累加步数，为{source}中所写，在本case中{value}",
+        "gradient_accumulate_steps, GAS: micro-batches of one step, as {source} has it; in this case {value}",
+    ),
+    "batch.global_batch_size": Message(
+        "global_batchsize恒等于local_batchsize*gradient_accumulate_steps*data_parallel_size，简写为GBS。"
+        "在本case中，{rule}",
+        "global_batchsize is always local_batchsize*gradient_accumulate_steps*data_parallel_size, GBS. "
+        "In this case {rule}",
+    ),
+    "batch.default": Message("默认为{value}", "{value} unless said otherwise"),
+    "batch.stage": Message("{stage}阶段为{value}", "{value} for {stage}"),
+    "batch.only_data": Message(
+        "只存在数据并行，因此data_parallel_size=world_size",
+        "there is data parallelism only, so data_parallel_size=world_size",
+    ),
+    "batch.mixed": Message(
+        "data_parallel_size=world_size/TPsize/PPsize", "data_parallel_size=world_size/TPsize/PPsize"
+    ),
+    "batch.arithmetic": Message(
+        "{config}：LBS {lbs} × GAS {gas} × DP {dp} = GBS {gbs}；每步 {gbs} × MPE {mpe} = {tokens} token",
+        "{config}: LBS {lbs} × GAS {gas} × DP {dp} = GBS {gbs}; {gbs} × MPE {mpe} = {tokens} tokens a step",
+    ),
+    "comma": Message("，", ", "),
+    "full_stop": Message("。", ". "),
+    "list": Message("、", ", "),
+    "semicolon": Message("；", "; "),
+    "separator.hardware": Message(": ", ": "),
+    "separator.other": Message("：", ": "),
+    "general.name": Message("指标名称", "Figure"),
+    "general.value": Message("指标值", "Value"),
+    "general.remark": Message("特殊说明", "Remark"),
+    "general.see": Message("{column},见“性能指标”", "{column}, see “Performance”"),
+    "general.task": Message("任务类别", "Task"),
+    "general.model": Message("模型", "Model"),
+    "general.dataset": Message("数据集", "Data set"),
+    "general.precision": Message("数据精度", "Precision"),
+    "general.parallel": Message("超参修改", "Hyperparameters changed"),
+    "general.fix_hp": Message("超参修改", "Hyperparameters changed"),
+    "general.device": Message("硬件设备简称", "Device, in short"),
+    "general.mem": Message("硬件存储使用", "Device memory"),
+    "general.mfu": Message("计算使用率", "Model FLOPs utilization"),
+    "general.tokens_per_second_per_device": Message("吞吐量", "Throughput"),
+    "general.loss": Message("损失值", "Loss"),
+    "general.acc_mmmu": Message("MMMU（val）结果", "MMMU (val) result"),
+    "general.acc_mmmu.value": Message("acc(推理/验证)", "acc (inference/validation)"),
+    "remark.precision": Message("可选fp32/amp/fp16/bf16", "one of fp32/amp/fp16/bf16"),
+    "remark.parallel": Message("格式为TPxPPyDPz，例如TP2PP1DP4", "as TPxPPyDPz, for example TP2PP1DP4"),
+    "remark.fix_hp": Message("运行必要特殊超参", "what it takes to run"),
+    "remark.mem": Message("通常称为“显存”,单位为GiB", "in GiB"),
+    "remark.mfu": Message("参见PaLM论文定义", "as the PaLM paper defines it"),
+    "remark.tokens_per_second_per_device": Message(
+        "平均单卡每秒处理的token数", "tokens a second and device, on average"
+    ),
+    "remark.loss": Message("训练损失值", "training loss"),
+    "remark.acc_mmmu": Message("MMMU（val）回答准确率", "share of right answers on MMMU (val)"),
+    "reason.not_recorded": Message("结果中没有记录", "the result does not hold it"),
+    "reason.cpu": Message("由 CPU 计算，没有加速卡", "a CPU computed, there is no accelerator"),
+    "reason.no_container": Message("在本机直接运行，没有容器", "it ran on this machine, without a container"),
+    "reason.one_machine": Message(
+        "只在本机运行，没有用到多机网络", "it ran on this machine alone, without a network between nodes"
+    ),
+    "reason.no_document": Message(
+        "结果中没有该 case 的文档说明", "the result does not hold the words of the case's document"
+    ),
+    "original": Message("{text}（原文）", "{text}"),
     # The report around the table.
-    "title": Message("训练测试报告", "Training benchmark report"),
-    "section.table": Message("性能指标", "Performance"),
     "section.run": Message("运行信息", "Run"),
     "section.facts": Message("明细", "Details"),
     "section.proofs": Message("证明", "Proofs"),
@@ -104,14 +218,203 @@ MESSAGES: dict[str, Message] = {
     "fact.coverage": Message("测量窗口内步时间占比", "share of the window spent in steps"),
     "fact.peak_memory": Message("框架峰值内存", "framework's peak memory"),
     "fact.versions": Message("版本", "versions"),
+    "heading.cell": Message("{cell}：", "{cell}: "),
     "proof.name": Message("证明", "proof"),
     "proof.held": Message("成立", "holds"),
-    "proof.detail": Message("所见", "seen"),
+    "proof.detail": Message("所见（原文）", "seen"),
     "proof.yes": Message("是", "yes"),
     "proof.no": Message("否", "no"),
+    "proof.named": Message("{label}（{name}）", "{name}"),
+    "proof.broken": Message("证明“{label}”（{name}）不成立：{detail}", "{name}: {detail}"),
+    "proves.all_ranks_reported": Message("所有 rank 均已报告", "every rank reported"),
+    "proves.records_intact": Message("记录完整", "records are intact"),
+    "proves.nonce": Message("属于本次运行", "they are this run's"),
+    "proves.end_records": Message("结束记录吻合", "end records match"),
+    "proves.exit_codes": Message("退出码为 0", "exit codes are 0"),
+    "proves.steps_reached": Message("步数达到计划", "planned steps were reached"),
+    "proves.window_complete": Message("测量窗口完整", "the window is complete"),
+    "proves.losses_finite": Message("loss 均为有限数", "losses are finite"),
+    "proves.job": Message("任务一致", "the job is the planned one"),
+    "proves.model": Message("模型一致", "the model is the planned one"),
+    "proves.trained_part": Message("训练的部分一致", "the planned part learns"),
+    "proves.initial_weights": Message("初始权重一致", "initial weights are the planned ones"),
+    "proves.projector_saved": Message("投影层已保存", "the projector was saved"),
+    "proves.world_size": Message("规模与设置一致", "size and settings are the planned ones"),
+    "proves.batch": Message("批尺寸一致", "the batch is the planned one"),
+    "proves.data": Message("数据一致", "the data are the planned ones"),
+    "proves.wall_clock": Message("与墙钟时间相符", "times agree with the wall clock"),
+    "proves.window_covered": Message("测量窗口被步时间填满", "step times fill the window"),
+    "proves.mfu_possible": Message("MFU 不超过 100 %", "MFU is at most 100 %"),
+    # What others published, and what of it may be set beside a run.
+    "published.section.source": Message("来源", "Source"),
+    "published.section.findings": Message("导入时发现的问题", "Found on import"),
+    "published.source": Message(
+        "由他人公布，并非在此测得：{file}，{lines} 行，SHA-256 {sha256}",
+        "published by others, not measured here: {file}, {lines} lines, SHA-256 {sha256}",
+    ),
+    "published.finding": Message(
+        "- 第 {line} 行 {code}：{message}。合适的写法：{fits}",
+        "- line {line} {code}: {message}. What would fit: {fits}",
+    ),
+    "compare.title": Message("对比", "Comparison"),
+    "compare.column.number": Message("#", "#"),
+    "compare.column.source": Message("来源", "Source"),
+    "compare.column.config": Message("配置", "Configuration"),
+    "compare.column.batch": Message("LBS × GAS → GBS，MPE", "LBS × GAS → GBS, MPE"),
+    "compare.column.speed_ratio": Message("token/p/s 比", "token/p/s ratio"),
+    "compare.column.mfu_ratio": Message("MFU 比", "MFU ratio"),
+    "compare.reference": Message(
+        "比值相对于第 1 行；只有同类才给出比值。", "Ratios are to row 1, and only between like and like."
+    ),
+    "compare.differs": Message("{name}：{other}，第 1 行为 {one}", "{name}: {other}, row 1 has {one}"),
+    "compare.not_said": Message(
+        "{name}：{side}没有说明，无法断定同类", "{name}: {side} does not say, so like for like is not known"
+    ),
+    "compare.row": Message("第 {number} 行", "row {number}"),
+    "compare.not_ranked": Message(
+        "第 {number} 行与第 1 行不同类，不排名：{what}",
+        "row {number} is not like row 1, so it is not ranked: {what}",
+    ),
+    "compare.no_number": Message(
+        "第 {number} 行没有 {column}：{reason}", "row {number} has no {column}: {reason}"
+    ),
+    "compare.doubtful": Message(
+        "第 {number} 行的 {column} 不参与比值：{reason}",
+        "row {number}, no ratio of {column}: {reason}",
+    ),
+    "compare.remark": Message(
+        "第 {number} 行的 {name}：{other}，第 1 行：{one}", "row {number}, {name}: {other}, row 1: {one}"
+    ),
+    "compare.unsaid": Message("没有说明", "not said"),
+    "compare.rehearsal": Message(
+        "rehearsal：替身的数字绝不用于比较", "rehearsal: figures of stand-ins are never compared"
+    ),
+    "compare.clock": Message(
+        "公布的 LLaVA 数字用另一种时钟（整个进程的墙钟时间，含启动、加载和保存）"
+        "和另一种填充（按批填充的长度）得到",
+        "published LLaVA figures were taken with another clock (the whole process by the wall: start, "
+        "loading and saving included) and another padding (lengths as padded in the batch)",
+    ),
+    "compare.decoding": Message(
+        "acc(MMMU)：公布的是采样束搜索，这里是贪心解码，两者不同类",
+        "acc(MMMU): published answers were sampled with beams, ours are greedy: not like for like",
+    ),
     "none": Message("无", "none"),
     "unknown": Message("未知", "unknown"),
 }
+
+#: Our own sentences as results hold them, in English → in Chinese. A placeholder stands for anything; `why`
+#: and `where` are put into Chinese in their turn, `said` is what a program said.
+SENTENCES: tuple[Message, ...] = (
+    Message("{n} 个（共 {m} 个）测量步没有有限的 loss", "{n} of {m} measured steps have no finite loss"),
+    Message("引擎不报告该值", "the engine does not report it"),
+    Message(
+        "没有监控样本：该值须由设备自己的监控工具给出",
+        "no monitor samples: this figure is what a device's own monitor saw",
+    ),
+    Message("rank {rank} 没有报告内存", "rank {rank} reported no memory"),
+    Message("节点 MemTotal 未知", "MemTotal of the node is not known"),
+    Message(
+        "{node} 上的监控不是自行结束的：可能缺少样本",
+        "the monitor on {node} did not end by itself: samples may be missing",
+    ),
+    Message(
+        "{node} 上的监控在测量窗口之前就已结束：{why}",
+        "the monitor on {node} ended before the measured window: {why}",
+    ),
+    Message(
+        "{node} 上的监控在 {seconds} s 的测量窗口内没有得到任何应答",
+        "no probe on {node} was answered within the measured window of {seconds} s",
+    ),
+    Message("厂商的监控工具没有给出 {node} 的内存样本", "the vendor's probe gave no memory sample on {node}"),
+    Message("rank {rank} 没有报告测量步", "rank {rank} reported no measured step"),
+    Message(
+        "固件在 /sys/class/dmi/id 中没有写明厂商和产品",
+        "the firmware names no maker and product in /sys/class/dmi/id",
+    ),
+    Message("/proc/cpuinfo 中没有型号", "/proc/cpuinfo names no model"),
+    Message(
+        "没有活动的 RDMA 端口，集群文件也没有指定网卡",
+        "no RDMA port is active, and the cluster file names no interface",
+    ),
+    Message("没有网络设备 {interface}", "there is no network device {interface}"),
+    Message(
+        "{interface} 背后没有硬件：其速率不是线路的速率",
+        "no hardware stands behind {interface}: its rate is no wire's",
+    ),
+    Message("{interface} 没有给出速率", "{interface} does not say its speed"),
+    Message("设备类型 {kind} 没有这种计数器", "the device type {kind} has no such counter"),
+    Message("并非每个 rank 都报告了参数量", "not every rank reported its number of parameters"),
+    Message(
+        "各 rank 的参数量不一致：{counts}", "the ranks disagree about the number of parameters: {counts}"
+    ),
+    Message("{dtype} 峰值未知：{why}", "the {dtype} peak is unknown: {why}"),
+    Message(
+        "演练在 CPU 上计算，设备峰值与之无关",
+        "a rehearsal computes on a CPU, which the device's peak says nothing about",
+    ),
+    Message(
+        "torch 设备为 cpu，无插件，后端为 gloo；其余均为厂商原样，由替身提供",
+        "torch device cpu, no plug-in, backend gloo; everything else is the vendor's, served by stand-ins",
+    ),
+    Message(
+        "torch 设备为 cpu，无插件，后端为 gloo，精度与 attention 取 case 在 CPU 上可行者；其余均为厂商原样，由替身提供",
+        "torch device cpu, no plug-in, backend gloo, precision and attention of the case as a CPU has them;"
+        " everything else is the vendor's, served by stand-ins",
+    ),
+    Message("{cell} 没有留下可用的投影层", "{cell} left no projector to begin with"),
+    Message("计划中没有测量步", "the plan measures no step"),
+    Message(
+        "第 {step} 步被 rank {rank} 报告了 {times} 次，而不是一次",
+        "step {step} was reported {times} times by rank {rank}, not once",
+    ),
+    Message("rank {rank} 没有长度为正的测量窗口", "rank {rank} has no measured window of positive length"),
+    Message("有一步的时间不是正数", "a step time is not positive"),
+    Message("随后 {why}", "then {why}"),
+    Message("rank {rank} 抛出异常“{said}”（原文）{where}", "rank {rank} raised {said}{where}"),
+    Message(
+        "rank {rank} 被 {signal} 终止，而非由其启动器终止{where}",
+        "rank {rank} was ended by {signal}, not by its launcher{where}",
+    ),
+    Message(
+        "rank {rank} 在其启动器结束时尚未结束{where}",
+        "rank {rank} had not ended when its launcher did{where}",
+    ),
+    Message(
+        "rank {rank} 以退出码 {code} 结束，没有留下 fail 记录{where}",
+        "rank {rank} exited with code {code} and left no fail record{where}",
+    ),
+    Message(
+        "rank {rank} 在写下结束记录之前以退出码 0 结束，而其他 rank 仍在运行{where}",
+        "rank {rank} exited with code 0 before its end record, while others went on{where}",
+    ),
+    Message("，此前没有任何记录", ", before any record"),
+    Message("，在第 {step} 步之后", ", after step {step}"),
+    Message("，在第一步之前", ", before its first step"),
+    Message("，在就绪之前", ", before it was ready"),
+    Message("挂起：{why}", "hung: {why}"),
+    Message("启动时限：{why}", "start-up limit: {why}"),
+    Message("时间限制：{why}", "time limit: {why}"),
+    Message("失联：{why}", "lost: {why}"),
+    Message("被停止：{why}", "stopped: {why}"),
+    Message("{limit} s 内没有新的一步", "no new step for {limit} s"),
+    Message("{limit} s 之后并非每个 rank 都在运行", "not every rank was under way after {limit} s"),
+    Message("运行的时间限制已用完", "the run's time limit was used up"),
+    Message("rank 的去向不明", "what became of the ranks is not known"),
+    Message("被 {signal} 停止", "stopped by {signal}"),
+    Message("最后一步 {step}：{ranks}", "last step {step}: {ranks}"),
+    Message("未就绪：{ranks}", "not ready: {ranks}"),
+    Message("已就绪，尚无任何一步：{ranks}", "ready, no step yet: {ranks}"),
+    Message("没有任何记录：{ranks}", "no record at all: {ranks}"),
+    Message("因此被启动器停止：{ranks}", "stopped by the launcher as a consequence: {ranks}"),
+    Message("节点 {node}：其启动器被 {by} 停止", "node {node}: its launcher was stopped by {by}"),
+    Message("没有看到启动器退出", "the launcher's exit was never seen"),
+    Message("启动器以退出码 {code} 结束", "the launcher exited with code {code}"),
+    Message("运行被 {signal} 停止", "the run was stopped by {signal}"),
+    Message("运行的时间限制 {limit} s 已用完", "the run's time limit of {limit} s was used up"),
+    Message("主机没有留下关于该 cell 的记录", "the host left no word about this cell"),
+    Message("从未启动", "never started"),
+)
 
 _NODES_ZH = ("单", "两", "三", "四", "五", "六", "七", "八", "九", "十")
 
@@ -127,3 +430,64 @@ def nodes_text(num_nodes: int, language: Language) -> str:
     if language == "en":
         return str(num_nodes)
     return f"{_NODES_ZH[num_nodes - 1] if 1 <= num_nodes <= 10 else num_nodes}机"
+
+
+#: Longer texts than any sentence of ours are not looked at.
+MAX_SENTENCE = 2000
+#: How many sentences may stand inside one another.
+MAX_DEPTH = 5
+_WHERE = r"(?:, (?:after step \d+|before any record|before its first step|before it was ready))"
+
+
+def translated(text: str, language: Language) -> str:
+    """One of our own sentences in `language`; any other text as it is, in Chinese marked as the original."""
+    return text if language == "en" else _chinese(text, depth=0)
+
+
+def proof_text(name: str, language: Language) -> str:
+    """The name of a proof, in Chinese with what it says; one that is not known as it is."""
+    key = f"proves.{name}"
+    return say("proof.named", language, label=say(key, language), name=name) if key in MESSAGES else name
+
+
+def reason_text(reason: str, language: Language) -> str:
+    """A verdict's reason: a proof that does not hold, or one of our sentences."""
+    name, colon, detail = reason.partition(": ")
+    key = f"proves.{name}"
+    if not colon or key not in MESSAGES:
+        return translated(reason, language)
+    label = say(key, language)
+    return say("proof.broken", language, label=label, name=name, detail=translated(detail, language))
+
+
+def _chinese(text: str, *, depth: int) -> str:
+    found = None
+    if len(text) <= MAX_SENTENCE and depth < MAX_DEPTH:
+        matches = ((pattern.fullmatch(text), message) for pattern, message in _patterns())
+        found = next(((match, message) for match, message in matches if match), None)
+    if found is None:
+        return say("original", "zh", text=text)
+    match, message = found
+    values = {
+        key: _chinese(value, depth=depth + 1) if value and key in ("why", "where") else value or ""
+        for key, value in match.groupdict().items()
+    }
+    return message.zh.format(**values)
+
+
+@cache
+def _patterns() -> tuple[tuple[re.Pattern[str], Message], ...]:
+    """Each sentence as an expression: what stands between its words is anything on one line."""
+    found = []
+    for message in SENTENCES:
+        parts = re.split(r"\{(\w+)\}", message.en)
+        text = "".join(
+            re.escape(part)
+            if n % 2 == 0
+            else f"(?P<{part}>{_WHERE})?"
+            if part == "where"
+            else f"(?P<{part}>.+?)"
+            for n, part in enumerate(parts)
+        )
+        found.append((re.compile(text), message))
+    return tuple(found)

@@ -23,10 +23,21 @@ MAX_LINE_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """The devices of one node at one time of its monotonic clock."""
+    """The devices of one node, seen by a probe that was started at `t_s` of the node's monotonic clock and
+    had answered at `until_s`.
+    """
 
     t_s: float
+    until_s: float
     samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorEnd:
+    """The monitor's last line: when it ended by itself, and why."""
+
+    t_s: float
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +45,8 @@ class MonitorLog:
     """Everything one node's monitor wrote.
 
     `num_probes` counts the probe's starts, `num_failed` those that ended badly or not at all, `num_unread`
-    what was printed and not understood; `cost_s` is the median time one probe took, `ended` whether the
-    monitor wrote its last line.
+    what was printed and not understood; `cost_s` is the median time one probe took, `end` None where the
+    monitor did not write its last line, or wrote on after it.
     """
 
     observed: tuple[Observed, ...]
@@ -44,21 +55,7 @@ class MonitorLog:
     num_unread: int
     unread: tuple[str, ...]
     cost_s: float | None
-    ended: bool
-
-    def fullest(self) -> Sample | None:
-        """The sample with the largest used share of its memory; None where no sample knows both."""
-        known = [
-            sample
-            for one in self.observed
-            for sample in one.samples
-            if sample.memory_used_bytes is not None and sample.memory_total_bytes
-        ]
-        return max(known, key=_share, default=None)
-
-
-def _share(sample: Sample) -> float:
-    return (sample.memory_used_bytes or 0) / (sample.memory_total_bytes or 1)
+    end: MonitorEnd | None
 
 
 def read_monitor(lines: Iterable[bytes], probe: Probe, *, capacity_bytes: int | None = None) -> MonitorLog:
@@ -67,13 +64,14 @@ def read_monitor(lines: Iterable[bytes], probe: Probe, *, capacity_bytes: int | 
     costs: list[float] = []
     probes = failed = unread = 0
     kept: list[str] = []
-    ended = False
+    end: MonitorEnd | None = None
     for record in _records(lines):
         if record is None:
-            unread += 1
+            end, unread = None, unread + 1
         elif "end" in record:
-            ended = True
+            end = _end(record)
         else:
+            end = None
             probes += 1
             took_s, t_s, out = _number(record.get("took_s")), _number(record.get("t_s")), record.get("out")
             if took_s is not None:
@@ -82,7 +80,8 @@ def read_monitor(lines: Iterable[bytes], probe: Probe, *, capacity_bytes: int | 
                 failed += 1
                 continue
             reading = read_probe(out.encode("utf-8", "surrogatepass"), probe, capacity_bytes=capacity_bytes)
-            observed.append(Observed(t_s=t_s, samples=reading.samples))
+            until_s = t_s + max(0.0, took_s or 0.0)
+            observed.append(Observed(t_s=t_s, until_s=until_s, samples=reading.samples))
             unread += reading.num_unread
             kept += reading.unread[: max(0, 5 - len(kept))]
     return MonitorLog(
@@ -92,8 +91,15 @@ def read_monitor(lines: Iterable[bytes], probe: Probe, *, capacity_bytes: int | 
         num_unread=unread,
         unread=tuple(kept),
         cost_s=statistics.median(costs) if costs else None,
-        ended=ended,
+        end=end,
     )
+
+
+def _end(record: dict[str, Any]) -> MonitorEnd | None:
+    t_s, reason = _number(record.get("t_s")), record.get("end")
+    if t_s is None or not isinstance(reason, str):
+        return None
+    return MonitorEnd(t_s=t_s, reason="".join(char for char in reason[:200] if char.isprintable()))
 
 
 def _records(lines: Iterable[bytes]) -> Iterator[dict[str, Any] | None]:

@@ -7,26 +7,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import docker
-from orchestrator.plan import DataPlan, DevicePlan, ImagePlan, Job, Launch
+from orchestrator.data import Manifest
+from orchestrator.plan import (
+    DataPlan,
+    DevicePlan,
+    ImagePlan,
+    InitialPlan,
+    Job,
+    Launch,
+    QuestionsPlan,
+    SamplesPlan,
+)
 
 if TYPE_CHECKING:
-    from orchestrator.data import Manifest
+    from collections.abc import Mapping
+
+    from orchestrator.cases import Data
+    from orchestrator.cluster import ImageSource
+    from orchestrator.multimodal.lists import Samples
     from orchestrator.render import Context
     from orchestrator.selection import Selection
 
 #: What a rehearsal changes, in the words of plan and result.
 REHEARSAL = "torch device cpu, no plug-in, backend gloo; everything else is the vendor's, served by stand-ins"
+#: The same where the device's config asks for what no CPU computes.
+REHEARSAL_OF_CASE = (
+    "torch device cpu, no plug-in, backend gloo, precision and attention of the case as a CPU has them;"
+    " everything else is the vendor's, served by stand-ins"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """The paths and the interpreter that a run uses, decided at the edge."""
+    """The paths and the interpreter that a run uses, and where its ranks meet, decided at the edge.
+
+    `master_address` is where the others reach the first node, when the cluster file alone does not say.
+    """
 
     python: str
     trainer: Path
     data_dir: Path
     run_dir: Path
     master_port: int = 0
+    master_address: str | None = None
 
 
 def device_plan(selection: Selection) -> DevicePlan:
@@ -42,17 +65,62 @@ def device_plan(selection: Selection) -> DevicePlan:
     )
 
 
-def data_plan(selection: Selection, place: Place, manifest: Manifest) -> DataPlan:
-    folder = str(place.data_dir) if selection.cluster.transport == "local" else docker.CONTAINER_DATA
+def data_plan(selection: Selection, place: Place, data: Data, source: Manifest | Samples) -> DataPlan:
+    folder = _data_folder(selection, place)
+    if isinstance(source, Manifest):
+        return DataPlan(
+            file=f"{folder}/{source.name}.tokens",
+            sha256=source.sha256,
+            num_tokens=source.num_tokens,
+            dtype=source.dtype,
+        )
+    manifest = source.manifest
+    images = None if manifest.images_in_set else f"{folder}/{data.images or ''}"
     return DataPlan(
-        file=f"{folder}/{manifest.name}.tokens",
-        sha256=manifest.sha256,
+        file=f"{folder}/{manifest.name}/manifest.json",
+        sha256=source.sha256,
         num_tokens=manifest.num_tokens,
-        dtype=manifest.dtype,
+        dtype="int32",
+        samples=SamplesPlan(
+            num_samples=manifest.num_samples, order=data.order or "shuffled", images=images
+        ),
     )
 
 
-def image_plan(context: Context | None) -> ImagePlan | None:
+def questions_plan(
+    selection: Selection, place: Place, source: Manifest | Samples, max_new_tokens: int
+) -> QuestionsPlan:
+    assert not isinstance(source, Manifest), "an evaluation is a prepared set"
+    return QuestionsPlan(
+        file=f"{_data_folder(selection, place)}/{source.manifest.name}/manifest.json",
+        sha256=source.sha256,
+        num_questions=source.manifest.num_samples,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def initial_plan(
+    selection: Selection, place: Place, *, weights: Mapping[str, str], before: str | None, folder: str
+) -> InitialPlan | None:
+    """`weights` has the SHA-256 of each folder's list; `folder` is the projector's, that the cell `before`
+    leaves in its first node's output.
+    """
+    if before is None and not weights:
+        return None
+    local = selection.cluster.transport == "local"
+    root = f"{place.run_dir}/cells/{before}/node0" if local else docker.CONTAINER_JOB
+    return InitialPlan(
+        folders=tuple(f"{_data_folder(selection, place)}/{name}" for name in weights),
+        manifests=tuple(weights.values()),
+        projector=None if before is None else f"{root}/{folder}",
+    )
+
+
+def _data_folder(selection: Selection, place: Place) -> str:
+    return str(place.data_dir) if selection.cluster.transport == "local" else docker.CONTAINER_DATA
+
+
+def image_plan(context: Context | None, origin: ImageSource) -> ImagePlan | None:
     if context is None:
         return None
     return ImagePlan(
@@ -61,6 +129,7 @@ def image_plan(context: Context | None) -> ImagePlan | None:
         dockerfile=context.dockerfile,
         context_sha256=context.sha256,
         build_args=context.build_args,
+        origin=origin,
     )
 
 
@@ -117,11 +186,16 @@ def _container_launch(
     ranks: tuple[int, ...],
 ) -> Launch:
     cluster = selection.cluster
+    first = cluster.nodes[0]
     assert context is not None
     node_job_dir = f"{cluster.work_dir}/runs/{job.run_id}/{job.cell_id}"
     name = f"nx8-{job.run_id}-{job.cell_id}-n{node_rank}"
     words = _launcher_words(
-        selection, docker.CONTAINER_JOB, node_rank, cluster.nodes[0].address, place.master_port
+        selection,
+        docker.CONTAINER_JOB,
+        node_rank,
+        place.master_address or first.fabric_address or first.address,
+        place.master_port,
     )
     spec = docker.container_spec(
         selection.vendor,
@@ -138,19 +212,27 @@ def _container_launch(
             "nx8.node_rank": str(node_rank),
             "nx8.nonce": job.nonce,
         },
-        # torch's own collectives over the network that the inventory names, not the one the host name means.
-        environment={"GLOO_SOCKET_IFNAME": cluster.interface} if cluster.interface else {},
+        environment=_over(selection),
     )
     return Launch(
         node=node,
         node_rank=node_rank,
         ranks=ranks,
-        argv=docker.run_argv(spec),
+        argv=docker.create_argv(spec),
         environment={},
         host_output=str(place.run_dir / "cells" / job.cell_id / f"node{node_rank}"),
         container=name,
         node_job_dir=node_job_dir,
     )
+
+
+def _over(selection: Selection) -> dict[str, str]:
+    """What makes torch's own collectives and the vendor's use the network that the inventory names, not the
+    one that the host name means.
+    """
+    interface = selection.cluster.interface
+    given = selection.vendor.interface_environment(interface)
+    return {"GLOO_SOCKET_IFNAME": interface, **given} if interface else given
 
 
 def _launcher_words(

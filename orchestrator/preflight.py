@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import posixpath
+import shlex
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import docker
+from orchestrator import docker, facts, versions
 from orchestrator.errors import PreflightError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from orchestrator.cluster import Cluster
     from orchestrator.plan import Plan
     from orchestrator.remote.pool import Pool
@@ -17,48 +21,72 @@ if TYPE_CHECKING:
     from orchestrator.vendors import Vendor
 
 COMMAND_LIMIT_S = 12.0
+FACTS_LIMIT_S = versions.NODE_LIMIT_S + 15.0
 #: Room for an image layer, logs and records; the image itself is checked by the build, which knows its size.
 LEAST_FREE_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
-    """What one node is. A fact that could not be read is null, its reason in `unknown`."""
+    """What one node is. A fact that could not be read is null or empty, its reason in `unknown` by the fact's
+    name; so is a version, by the name it has in vendor.yaml. `driver` and `firmware` are those of `versions`.
+    """
 
     name: str
     address: str
     hostname: str | None
-    os: str | None
-    kernel: str | None
-    python: str | None
-    boot_id: str | None
+    machine_model: str | None
+    cpu_model: str | None
+    cpu_sockets: int | None
+    cpu_cores: int | None
     cpus: int | None
     memory_bytes: int | None
-    clock_skew_s: float | None
+    accelerator_model: str | None
+    accelerator_count: int | None
+    network: tuple[facts.Link, ...]
+    os: str | None
+    kernel: str | None
+    driver: str | None
+    firmware: str | None
     docker: str | None
+    python: str | None
+    uid: int | None
+    gid: int | None
+    boot_id: str | None
+    clock_skew_s: float | None
     free_bytes: int | None
     versions: dict[str, str | None]
     unknown: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """What the first look at a node found. `docker` is the engine's version."""
+
+    hello: dict[str, Any]
+    docker: str | None
+    free_bytes: int | None
+
+
 def preflight(pool: Pool, planned: Plan, cluster: Cluster, vendor: Vendor) -> dict[str, NodeFacts]:
     """The facts of every node. Raises PreflightError with everything that keeps any of them from running the
-    plan: no docker, no right to use it, too little room, a taken port.
+    plan: no docker, no right to use it, folders behind links, too little room, a taken port.
     """
-    port = _master_port(planned)
-    first = planned.cells[0].launches[0].node
+    first = planned.cells[0].launches[0]
+    port = first.master_port
 
-    def look(remote: Remote) -> NodeFacts:
+    def look(remote: Remote) -> Looked:
         problems: list[Problem] = []
         hello = remote.hello(timeout_s=COMMAND_LIMIT_S)
         version = _docker(remote, problems)
+        problems += _crooked(remote, cluster)
         free = remote.disk(str(cluster.work_dir), timeout_s=COMMAND_LIMIT_S).get("available_bytes")
         if isinstance(free, int) and free < LEAST_FREE_BYTES:
             room = f"{free / 1024**3:.1f} GiB free in {cluster.work_dir}, too little to run"
             problems.append(
                 Problem(code="E234", message=f"{remote.name}: {room}", help="make room, or set work_dir")
             )
-        taken = remote.name == first and remote.free_port("0.0.0.0", (port,)) is None  # noqa: S104 - a probe
+        taken = remote.name == first.node and remote.free_port("0.0.0.0", (port,)) is None  # noqa: S104 - a probe
         if taken:
             message = f"{remote.name}: port {port}, where ranks would meet, is taken"
             problems.append(
@@ -66,14 +94,33 @@ def preflight(pool: Pool, planned: Plan, cluster: Cluster, vendor: Vendor) -> di
             )
         if problems:
             raise PreflightError(problems)
-        return _facts(remote, hello, version, free, vendor)
+        return Looked(hello=hello, docker=version, free_bytes=free)
 
-    return pool.each(look, limit_s=COMMAND_LIMIT_S + 3.0)
+    looked = pool.each(look, limit_s=COMMAND_LIMIT_S + 3.0)
+    # In a second pass: a tool of the vendor that takes its time must not make its node a silent one.
+    return pool.each(
+        lambda remote: node_facts(remote, looked[remote.name], cluster, vendor), limit_s=FACTS_LIMIT_S
+    )
 
 
-def _master_port(planned: Plan) -> int:
-    argv = planned.cells[0].launches[0].argv
-    return int(argv[argv.index("--master-port") + 1])
+def _crooked(remote: Remote, cluster: Cluster) -> Iterable[Problem]:
+    """Folders that have another name too: nothing is ever removed on a way that a link could turn elsewhere,
+    so a run could not clean up after itself there.
+    """
+    for key, path in (("work_dir", str(cluster.work_dir)), ("data_dir", cluster.data_dir)):
+        plain = posixpath.normpath(path)
+        steps = [str(one) for one in (*reversed(PurePosixPath(plain).parents), PurePosixPath(plain))]
+        found = remote.stat(*steps, timeout_s=COMMAND_LIMIT_S)
+        links = [step for step, one in zip(steps, found, strict=True) if one.get("kind") == "link"]
+        if links:
+            yield Problem(
+                code="E247",
+                message=f"{remote.name}: {key} {path} goes through a link: {links[0]}",
+                help=f"write the real path into the cluster file; on the node: realpath {shlex.quote(path)}",
+            )
+        elif plain != path:
+            message = f"{remote.name}: {key} {path} is written in a roundabout way"
+            yield Problem(code="E247", message=message, help=f"write {plain} into the cluster file")
 
 
 def _docker(remote: Remote, problems: list[Problem]) -> str | None:
@@ -100,32 +147,48 @@ def _docker(remote: Remote, problems: list[Problem]) -> str | None:
     return None
 
 
-def _facts(
-    remote: Remote, hello: dict[str, Any], version: str | None, free: int | None, vendor: Vendor
-) -> NodeFacts:
-    versions: dict[str, str | None] = {}
-    unknown: dict[str, str] = {}
-    for name, command in vendor.versions.items():
-        if command.where != "node":
-            continue
-        done = remote.run(command.argv, timeout_s=COMMAND_LIMIT_S)
-        found = re.search(command.regex, done.stdout.decode("utf-8", "replace")[:65536])
-        versions[name] = found[1] if found else None
-        if not found:
-            unknown[name] = f"`{' '.join(command.argv)}` exited {done.rc} and did not say it"
+def node_facts(remote: Remote, looked: Looked, cluster: Cluster, vendor: Vendor) -> NodeFacts:
+    """Raises LinkLost; whatever a tool of the vendor does not say is unknown, with its reason."""
+    hello = looked.hello
+    texts = remote.texts(facts.files_of(cluster.interface), limit_bytes=facts.MAX_FILE_BYTES)
+    machine = facts.machine(texts, interface=cluster.interface)
+    accelerators, told = versions.on_node(remote, vendor)
+    named = {"driver": told.versions.get("driver"), "firmware": told.versions.get("firmware")}
+    unknown = {
+        **{
+            name: "the node does not say it"
+            for name in ("hostname", "os", "kernel", "memory_bytes", "cpus", "boot_id", "uid", "gid")
+            if hello.get(name) is None
+        },
+        **dict.fromkeys(named, "the vendor's vendor.yaml has no command that reads it"),
+        **machine.unknown,
+        **accelerators.unknown,
+        **told.unknown,
+    }
     return NodeFacts(
         name=remote.name,
         address=remote.where,
         hostname=hello.get("hostname"),
-        os=hello.get("os"),
-        kernel=hello.get("kernel"),
-        python=hello.get("python"),
-        boot_id=hello.get("boot_id"),
+        machine_model=machine.machine_model,
+        cpu_model=machine.cpu_model,
+        cpu_sockets=machine.cpu_sockets,
+        cpu_cores=machine.cpu_cores,
         cpus=hello.get("cpus"),
         memory_bytes=hello.get("memory_bytes"),
+        accelerator_model=accelerators.model,
+        accelerator_count=accelerators.count,
+        network=machine.network,
+        os=hello.get("os"),
+        kernel=hello.get("kernel"),
+        driver=named["driver"],
+        firmware=named["firmware"],
+        docker=looked.docker,
+        python=hello.get("python"),
+        uid=hello.get("uid"),
+        gid=hello.get("gid"),
+        boot_id=hello.get("boot_id"),
         clock_skew_s=hello.get("skew_s"),
-        docker=version,
-        free_bytes=free,
-        versions=versions,
-        unknown=unknown,
+        free_bytes=looked.free_bytes,
+        versions=told.versions,
+        unknown={name: why for name, why in unknown.items() if named.get(name) is None},
     )

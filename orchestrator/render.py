@@ -251,9 +251,11 @@ def _fitting(kind: Any, value: str, what: str) -> str:
 
 
 def _shown(value: str) -> str:
-    """The value, but what stands before an '@' may be a password."""
-    head, at, tail = value.rpartition("@")
-    return repr(f"***@{tail}" if at and "://" in head else value)[:200]
+    """The value, but what stands before an '@' or after a '?' may be a password, with a scheme or without."""
+    _, at, tail = value.rpartition("@")
+    value = f"***@{tail}" if at and not tail.startswith("sha256:") else value
+    head, question, _ = value.partition("?")
+    return repr(f"{head}?***" if question else value)[:200]
 
 
 def _word(value: str) -> str:

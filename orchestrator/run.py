@@ -11,17 +11,18 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from orchestrator import __version__, data, facts
+from orchestrator import __version__, facts
 from orchestrator.derive import derive, render
 from orchestrator.errors import ConfigError, Nx8Error, PreflightError, Problem
 from orchestrator.follow import follow
 from orchestrator.launch import launched
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Options, data_of, plan
+from orchestrator.planner import Options, Sources, plan
 from orchestrator.report.markdown import report_text
 from orchestrator.results import RunFolder, serialise, write_atomic
 from orchestrator.selection import Selection, select
+from orchestrator.sources import kept, prepared
 from orchestrator.verdict import HostSeen
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ class Runner(Protocol):
     def looked_at(self, planned: Plan) -> dict[str, Any]: ...
     def prepare(
         self, planned: Plan, folder: RunFolder, contexts: Mapping[str, Context], data_dir: Path
-    ) -> dict[str, str]: ...
+    ) -> dict[str, Any]: ...
     def launched(self, cell: Cell, folder: RunFolder) -> AbstractContextManager[Running]: ...
+    def containers(self) -> dict[str, Any]: ...
 
 
 class Here:
@@ -93,19 +95,22 @@ class Here:
         preflight(planned)
         return {}
 
-    def prepare(self, *_: object) -> dict[str, str]:
+    def prepare(self, *_: object) -> dict[str, Any]:
         return {}
 
     def launched(self, cell: Cell, folder: RunFolder) -> AbstractContextManager[Running]:  # noqa: ARG002
         return launched(cell.launches[0], working_directory=self._workspace.home)
 
+    def containers(self) -> dict[str, Any]:
+        return {}
 
-def runner_of(workspace: Workspace, selection: Selection, view: View) -> Runner:
+
+def runner_of(workspace: Workspace, selection: Selection, view: View, signals: Signals) -> Runner:
     if selection.cluster.transport == "local":
         return Here(workspace)
     from orchestrator.fleet import Fleet  # fabric and paramiko take a while; a local run never needs them
 
-    return Fleet(workspace, selection, view)
+    return Fleet(workspace, selection, view, signals)
 
 
 def run(
@@ -118,9 +123,9 @@ def run(
     phases = Phases()
     with phases.measure("plan"):
         selection = select(workspace, cases=request.cases, vendor=request.vendor, cluster=request.cluster)
-        manifests = prepared(workspace, selection, write=True)
+        sources = prepared(selection, data_dir(workspace, selection), write=True)
         contexts = contexts_of(workspace, selection)
-        planned = planned_for(workspace, selection, manifests, contexts, request.options)
+        planned = planned_for(workspace, selection, sources, contexts, request.options)
     with phases.measure("facts"):
         host, source = facts.host(), facts.source(workspace.home)
     about: dict[str, object] = {
@@ -132,12 +137,13 @@ def run(
         "images": {},
         "git": asdict(source),
         "cells": {},
+        "containers": {},
     }
     with ExitStack() as exits:
         with phases.measure("connect"):
-            runner = exits.enter_context(runner_of(workspace, selection, view))
+            runner = exits.enter_context(runner_of(workspace, selection, view, signals))
             about["nodes"] = runner.looked_at(planned)
-        folder = opened(workspace, planned, {**about, **timing(phases)})
+        folder = opened(workspace, planned, sources, {**about, **timing(phases)})
         view.phase("plan", f"{planned.identity.run_id}  {', '.join(cell.cell_id for cell in planned.cells)}")
         with phases.measure("prepare"):
             about["images"] = runner.prepare(planned, folder, contexts, data_dir(workspace, selection))
@@ -145,6 +151,7 @@ def run(
         # Before the nodes are let go: what was measured is not lost when that goes wrong.
         with phases.measure("report"):
             about["cells"] = {cell_id: asdict(one) for cell_id, one in seen.items()}
+            about["containers"] = runner.containers()
             reported(folder, planned, about, phases)
     return folder
 
@@ -163,29 +170,6 @@ def contexts_of(workspace: Workspace, selection: Selection) -> dict[str, Context
     }
 
 
-def prepared(workspace: Workspace, selection: Selection, *, write: bool) -> dict[str, data.Manifest]:
-    """The checked manifest of every case's data. A builtin text that is not there is prepared; `write` also
-    keeps it.
-    """
-    folder = data_dir(workspace, selection)
-    manifests: dict[str, data.Manifest] = {}
-    problems: list[Problem] = []
-    for wanted in {data_of(chosen.case, selection) for chosen in selection.cases}:
-        try:
-            if wanted.builtin is not None and not data.manifest_file(folder, wanted.name).exists():
-                made = data.prepare_builtin(wanted)
-                if write:
-                    data.store(made, folder)
-                manifests[wanted.name] = made.manifest
-            else:
-                manifests[wanted.name] = data.verify(folder, wanted.name, how=wanted.prepare)
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return manifests
-
-
 def data_dir(workspace: Workspace, selection: Selection) -> Path:
     """Where this machine keeps prepared data; nodes have their own folder and get copies."""
     if selection.cluster.transport == "local":
@@ -196,7 +180,7 @@ def data_dir(workspace: Workspace, selection: Selection) -> Path:
 def planned_for(
     workspace: Workspace,
     selection: Selection,
-    manifests: dict[str, data.Manifest],
+    sources: Sources,
     contexts: Mapping[str, Context],
     options: Options,
 ) -> Plan:
@@ -222,11 +206,21 @@ def planned_for(
             run_dir=run_dir,
             # Nodes must know the port beforehand; another one every run, and looked at before the start.
             master_port=0 if selection.cluster.transport == "local" else 20000 + int(nonce[:4], 16) % 10000,
+            master_address=master_address(selection),
         ),
-        manifests=manifests,
+        sources=sources,
         contexts=contexts,
         options=options,
     )
+
+
+def master_address(selection: Selection) -> str | None:
+    """Where ranks of several nodes meet. Raises ConfigError (E250) for an address that cannot be one."""
+    if selection.cluster.transport == "local":
+        return None
+    from orchestrator.hosts import fabric_address  # knows ~/.ssh/config, and with it paramiko
+
+    return fabric_address(selection.cluster, selection.cluster.nodes[0])
 
 
 def preflight(planned: Plan) -> None:
@@ -246,14 +240,18 @@ def preflight(planned: Plan) -> None:
         )
 
 
-def opened(workspace: Workspace, planned: Plan, host: dict[str, object]) -> RunFolder:
-    """The run's folder with its plan, its jobs and a first host.json, before anything is started: whatever
-    ends us later, the raw files can be judged.
+def opened(
+    workspace: Workspace, planned: Plan, sources: Sources, host: dict[str, object]
+) -> RunFolder:
+    """The run's folder with its plan, its jobs, what judging needs and a first host.json, before anything is
+    started: whatever ends us later, the raw files can be judged.
     """
     folder = RunFolder.create(workspace.runs, planned.identity.run_id)
     write_atomic(folder.plan, to_json(planned).encode("utf-8"))
     write_atomic(folder.host, serialise(host))
     folder.point_latest()
+    for name, content in kept(planned, sources).items():
+        write_atomic(folder.path / name, content)
     for cell in planned.cells:
         write_atomic(folder.cell(cell.cell_id).job, to_json(cell.job).encode("utf-8"))
     return folder
@@ -272,6 +270,8 @@ def executed(
             seen[cell.cell_id] = not_run(f"the run was stopped by {signals.caught.name}")
         elif left is not None and left <= 0:
             seen[cell.cell_id] = not_run(f"the run's time limit of {planned.time_limit_s:g} s was used up")
+        elif cell.handed is not None and not (folder.path / cell.handed.source).is_file():
+            seen[cell.cell_id] = not_run(f"{cell.handed.cell_id} left no projector to begin with")
         else:
             try:
                 seen[cell.cell_id] = trained(cell, folder, runner, phases, left, view=view, signals=signals)
@@ -309,6 +309,7 @@ def trained(
             launcher,
             cell,
             events=events,
+            monitors={one.node_rank: files.node(one.node_rank).monitor for one in cell.launches},
             time_limit_s=time_limit_s,
             clock=time.monotonic,
             signals=signals,

@@ -7,11 +7,13 @@ from __future__ import annotations
 import os
 import select
 import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from orchestrator.errors import Stopped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -22,12 +24,15 @@ class Signals:
     once.
 
     Outside `wait` it raises Stopped where the program stands, unless `held` is set: then the work in hand
-    (keeping what was logged) is finished first. A second signal always raises.
+    (keeping what was logged, removing what was started) is finished first, however often somebody asks.
+    Stopped is raised once: what it unwinds is not broken off by the next one. Whoever is held has limits of
+    his own.
     """
 
     def __init__(self) -> None:
         self.caught: signal.Signals | None = None
         self.held = False
+        self._raised = False
         self._previous: dict[signal.Signals, object] = {}
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
@@ -52,9 +57,25 @@ class Signals:
             ready, _, _ = select.select([*readable, self._reader], [], [], timeout_s)
         return any(descriptor in ready for descriptor in readable)
 
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A stretch of held work that a signal may break off, also one that came before. Raises Stopped."""
+        self.held = False
+        try:
+            if self.caught is not None:
+                self._raise(self.caught)
+            yield
+        finally:
+            self.held = True
+
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
-        first = self.caught is None
-        self.caught = self.caught or signal.Signals(signum)
-        if not first or not self.held:
+        if self.caught is None:
+            self.caught = signal.Signals(signum)
+            os.write(self._writer, b"!")
+        if not self.held:
+            self._raise(signum)
+
+    def _raise(self, signum: int) -> None:
+        if not self._raised:
+            self._raised = True
             raise Stopped(signum)
-        os.write(self._writer, b"!")

@@ -180,6 +180,10 @@ def _notes(vendor: Vendor) -> Iterator[str]:
             yield f"image {engine} is not pinned: {image.not_pinned}"
         if image.not_published is not None:
             yield f"image {engine} is not published, name site.base_image: {image.not_published}"
+    if vendor.torch.device_type != "cpu" and vendor.model is None:
+        yield "no command names the accelerators: the model stays unknown in a run's facts"
+    if vendor.torch.device_type != "cpu" and not vendor.interface_variables:
+        yield "no variable tells its collectives the cluster's network device: they choose one themselves"
     if vendor.docker.privileged:
         yield f"containers are privileged: {vendor.docker.privileged_reason}"
     for name, device in vendor.devices.items():

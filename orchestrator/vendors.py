@@ -28,6 +28,8 @@ from orchestrator.text import (
     UlimitName,
 )
 
+#: What stands for the cluster's network device in `interface_variables`.
+INTERFACE = "{interface}"
 ComputeDtype = Literal["fp32", "tf32", "bf16", "fp16"]
 Engine = Literal["deepspeed", "ddp"]
 #: What a probe can say of a device, besides which one it is.
@@ -219,6 +221,23 @@ class VersionCommand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCommand:
+    """The command that names the accelerators of a node: every line of its output in which `regex` is found
+    is a device, its one group the model. `example` shows such a line.
+    """
+
+    argv: Annotated[tuple[Line, ...], MinLen(1)]
+    regex: Regex
+    example: Line
+    source: Line
+
+    def __post_init__(self) -> None:
+        _check_regex(self.regex, groups=1)
+        if not compiled(self.regex).search(self.example):
+            raise ValueError(f"{self.regex!r} is not found in its example {self.example!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CsvParser:
     """One line a device. `separator` null means any run of spaces. `columns` are positions, from 0, or, where
     the first line is a header, names in it: the first that is there counts.
@@ -349,7 +368,8 @@ class Vendor:
     """A maker's whole stack as this project drives it.
 
     `environment` is given to every rank; `visible_devices` is the variable that tells the stack which devices
-    are its. `images` is by engine, `any` for the others.
+    are its. `interface_variables` tell its collectives which network device to use: variable → value, where
+    `{interface}` stands for the cluster's. `images` is by engine, `any` for the others.
     """
 
     schema: Literal[1]
@@ -363,6 +383,8 @@ class Vendor:
     packages: tuple[Package, ...] = ()
     docker: Docker = field(default_factory=Docker)
     visible_devices: EnvName | None = None
+    interface_variables: dict[EnvName, Line] = field(default_factory=dict)
+    model: ModelCommand | None = None
     probe: Probe | None = None
     probe_reason: Line | None = None
     versions: dict[Name, VersionCommand] = field(default_factory=dict)
@@ -371,6 +393,9 @@ class Vendor:
     def __post_init__(self) -> None:
         if self.probe is not None and self.probe_reason is not None:
             raise ValueError("probe_reason says why there is no probe, but there is one")
+        for name, value in self.interface_variables.items():
+            if value.count(INTERFACE) != 1:
+                raise ValueError(f"interface_variables: {name} has to hold {INTERFACE} once")
 
     def refusal(self, *, engine: str, compute_dtype: str) -> Refusal | None:
         """The first refusal that covers this combination, if any."""
@@ -404,6 +429,12 @@ class Vendor:
         if self.visible_devices is not None:
             given[self.visible_devices] = ",".join(map(str, range(num_devices)))
         return given
+
+    def interface_environment(self, interface: str | None) -> dict[str, str]:
+        """What tells the vendor's collectives the network device; nothing where the cluster names none."""
+        if interface is None:
+            return {}
+        return {name: value.replace(INTERFACE, interface) for name, value in self.interface_variables.items()}
 
     def device_files(self, *, num_devices: int) -> tuple[str, ...]:
         """The device files that a container with `num_devices` devices is given, each once."""

@@ -64,3 +64,11 @@ def test_ranges_that_do_not_fit_are_refused(nodes: tuple[Node, ...], message: st
 def test_a_transport_says_what_it_needs(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cluster(Node(name="a"), Node(name="b"), **changes)
+
+
+def test_a_range_may_have_fabric_addresses_and_they_are_as_many() -> None:
+    node = Node(name="node[1-2]", host="10.1.0.[11-12]", fabric_address="10.9.0.[21-22]")
+    assert [one.fabric_address for one in cluster(node).nodes] == ["10.9.0.21", "10.9.0.22"]
+    assert [one.fabric_address for one in cluster(Node(name="node[1-2]")).nodes] == [None, None]
+    with pytest.raises(ValueError, match="its fabric_address"):
+        cluster(Node(name="node[1-2]", fabric_address="10.9.0.21"))

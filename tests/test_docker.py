@@ -88,7 +88,7 @@ def spec(name, **changes):
 @pytest.mark.parametrize("name", VENDORS)
 @pytest.mark.parametrize("engine", ["deepspeed", "ddp"])
 def test_the_arguments_of_every_vendor_are_as_reviewed(name, engine):
-    text = "\n".join(docker.run_argv(spec(name, engine=engine))) + "\n"
+    text = "\n".join(docker.create_argv(spec(name, engine=engine))) + "\n"
     path = GOLDEN / f"{name}-{engine}.txt"
     if os.environ.get("NX8_GOLDEN"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def test_the_arguments_of_every_vendor_are_as_reviewed(name, engine):
 
 @pytest.mark.parametrize("name", VENDORS)
 def test_no_container_gets_more_than_its_vendor_declares(name):
-    words = docker.run_argv(spec(name))
+    words = docker.create_argv(spec(name))
     wants = vendor(name).docker
     assert ("--privileged" in words) == wants.privileged
     assert ("--cap-drop=ALL" in words) != wants.privileged
@@ -111,7 +111,7 @@ def test_no_container_gets_more_than_its_vendor_declares(name):
 
 
 def test_device_files_follow_the_number_of_devices():
-    words = docker.run_argv(spec("kunlunxin", num_devices=3))
+    words = docker.create_argv(spec("kunlunxin", num_devices=3))
     assert [word for word in words if word.startswith("--device=")] == [
         "--device=/dev/xpu0",
         "--device=/dev/xpu1",
@@ -160,9 +160,9 @@ def test_a_payload_is_refused_or_stays_one_word_of_its_option(location, payload)
         "ulimit": "nofile",
         "user": "1:1",
     }
-    plain = docker.run_argv(_changed(location, harmless.get(location, "x")))
+    plain = docker.create_argv(_changed(location, harmless.get(location, "x")))
     try:
-        words = docker.run_argv(_changed(location, payload))
+        words = docker.create_argv(_changed(location, payload))
     except ConfigError as error:
         assert error.exit_code == 2
         return

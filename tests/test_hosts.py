@@ -12,7 +12,7 @@ import yaml
 
 from orchestrator import hosts
 from orchestrator.cluster import Ssh
-from orchestrator.errors import PreflightError
+from orchestrator.errors import ConfigError, PreflightError
 from orchestrator.remote import known_hosts
 from orchestrator.workspace import Workspace
 from tests import loopback
@@ -152,3 +152,94 @@ def test_every_damaged_line_is_named(tmp_path: Path) -> None:
         ("E214", n) for n in (1, 2, 3, 4)
     ]
     assert known_hosts.load(tmp_path / "none").keys == ()
+
+
+def behind(home: Path, server: Sshd, **ssh: object) -> Path:
+    """A cluster of one node, n1, which `ssh` says how to reach; the file of its host keys."""
+    path = write_cluster(home, server, "127.0.0.1")
+    content = yaml.safe_load(path.read_text())
+    content["ssh"] |= ssh
+    path.write_text(yaml.safe_dump(content))
+    return path.with_name("loop.known_hosts")
+
+
+@needs_sshd
+def test_jump_hosts_are_pinned_before_the_nodes_behind_them(home: Path, server: Sshd) -> None:
+    file = behind(home, server, jump=f"root@127.0.0.2:{server.port},root@127.0.0.3:{server.port}")
+    asked = nx8(home, "pin", "--cluster", "loop")
+    assert asked.returncode == 2, asked.stderr
+    assert "127.0.0.2" in asked.stdout
+    assert "127.0.0.3" not in asked.stdout
+    assert "not asked" in asked.stderr
+    assert not file.exists()
+    pinned = nx8(home, "pin", "--cluster", "loop", "--yes")
+    assert pinned.returncode == 0, pinned.stderr
+    shown = [line.split("  ")[0] for line in pinned.stdout.splitlines() if "SHA256" in line]
+    first, second = f"jump host root@127.0.0.2:{server.port}", f"jump host root@127.0.0.3:{server.port}"
+    assert list(dict.fromkeys(shown)) == [first, f"{second} behind {first}", "n1"]
+    for last in "123":
+        assert file.read_text().count(f"[127.0.0.{last}]:{server.port} ") == 3
+    listed = nx8(home, "list", "--cluster", "loop")
+    assert listed.stdout.count("SHA256:") == 9
+    again = nx8(home, "pin", "--cluster", "loop")
+    assert (again.returncode, "nothing to store" in again.stdout) == (0, True)
+
+
+@needs_sshd
+def test_nobody_is_asked_through_a_jump_host_that_shows_another_key(
+    home: Path, server: Sshd, tmp_path: Path
+) -> None:
+    file = behind(home, server, jump=f"root@127.0.0.2:{server.port}")
+    loopback.make_key(tmp_path / "old")
+    old = " ".join((tmp_path / "old.pub").read_text().split()[:2])
+    file.write_text(f"[127.0.0.2]:{server.port} {old}\n")
+    before = server.log().count("Accepted")
+    found = nx8(home, "pin", "--cluster", "loop", "--yes")
+    assert found.returncode == 3
+    assert "changed" in found.stdout
+    assert "not asked" in found.stderr
+    assert "[127.0.0.1]" not in file.read_text()
+    assert server.log().count("Accepted") == before
+
+
+@needs_sshd
+def test_jump_hosts_of_the_ssh_configuration_are_followed_hop_by_hop(
+    home: Path, server: Sshd, tmp_path: Path
+) -> None:
+    config = tmp_path / "ssh_config"
+    each = f"  Port {server.port}\n  User root\n  IdentityFile {server.key}\n"
+    config.write_text(
+        f"Host 127.0.0.1\n  ProxyJump inner\nHost inner\n  HostName 127.0.0.3\n  ProxyJump outer\n{each}"
+        f"Host outer\n  HostName 127.0.0.2\n{each}"
+    )
+    file = behind(home, server, config=str(config))
+    pinned = nx8(home, "pin", "--cluster", "loop", "--yes")
+    assert pinned.returncode == 0, pinned.stderr
+    assert "jump host inner behind jump host outer" in pinned.stdout
+    for last in "123":
+        assert file.read_text().count(f"[127.0.0.{last}]:{server.port} ") == 3
+
+
+def test_jump_hosts_in_a_circle_are_refused_and_one_of_all_hosts_is_not_its_own(tmp_path: Path) -> None:
+    config = tmp_path / "ssh_config"
+    config.write_text("Host a\n  ProxyJump b\nHost b\n  ProxyJump a\nHost *\n  ProxyJump gate\n")
+    in_a_circle = loopback.cluster(loopback.Node(name="a"), config=str(config))
+    with pytest.raises(PreflightError, match="circle: a → b → a"):
+        hosts.pinned(in_a_circle, tmp_path / "known_hosts")
+    behind_one = loopback.cluster(loopback.Node(name="n1"), config=str(config))
+    assert list(hosts.pinned(behind_one, tmp_path / "known_hosts")) == ["jump host gate", "n1"]
+
+
+def test_ranks_meet_at_the_fabric_address_or_the_host_name_behind_an_alias(tmp_path: Path) -> None:
+    config = tmp_path / "ssh_config"
+    config.write_text("Host n*\n  HostName %h.example.org\nHost odd\n  HostName -x\n")
+
+    def met_at(node: loopback.Node) -> str:
+        return hosts.fabric_address(loopback.cluster(node, config=str(config)), node)
+
+    assert met_at(loopback.Node(name="n1")) == "n1.example.org"
+    assert met_at(loopback.Node(name="x", host="10.0.0.1")) == "10.0.0.1"
+    assert met_at(loopback.Node(name="n1", fabric_address="10.9.0.1")) == "10.9.0.1"
+    with pytest.raises(ConfigError) as caught:
+        met_at(loopback.Node(name="odd"))
+    assert caught.value.problems[0].code == "E250"

@@ -15,7 +15,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.load import load, load_text
 from orchestrator.placing import Place
 from orchestrator.plan import Identity
-from orchestrator.planner import Options, data_of, plan
+from orchestrator.planner import Options, Sources, plan, works_of
 from orchestrator.render import context
 from orchestrator.selection import Chosen, Selection
 from orchestrator.vendors import Vendor
@@ -63,7 +63,8 @@ vendor: acme
 device: S4000
 transport: ssh
 devices_per_node: 2
-nodes: [{name: n1, host: 10.0.0.1, user: ops, key: ~/.ssh/id, jump: gate}, {name: n2}]
+nodes: [{name: n1, host: 10.0.0.1, user: ops, key: ~/.ssh/id, jump: gate, fabric_address: 10.1.0.1},
+  {name: n2}]
 spares: [{name: n9}]
 data_dir: /data
 work_dir: /srv/nx8
@@ -128,14 +129,14 @@ def planned(values: dict[type, Any]) -> tuple[list[tuple[str, ...]], str]:
     home = Workspace(home=ROOT)
     made = dataclasses.replace(home)
     built = context(made, "mthreads", vendor, engine=case.engine, site=cluster.site)
-    data = data_of(case, selection)
+    data = works_of(case, selection)[0].data
     whole = plan(
         selection,
         identity=Identity(run_id="r", nonce="0" * 32, created_utc="now", host_run_dir="/r"),
         place=Place(
             python="python", trainer=Path("/t"), data_dir=Path("/d"), run_dir=Path("/r"), master_port=20000
         ),
-        manifests={data.name: dataclasses.replace(manifest(data.name), vocab_size=256)},
+        sources=Sources(data={data.name: dataclasses.replace(manifest(data.name), vocab_size=256)}),
         contexts={case.engine: built},
         options=Options(),
     )

@@ -96,14 +96,39 @@ def test_a_signal_raises_where_the_program_stands() -> None:
         signal.raise_signal(signal.SIGTERM)
 
 
-def test_held_signals_only_wake_who_waits_and_a_second_one_raises() -> None:
+def test_held_signals_only_wake_who_waits_however_often_they_come() -> None:
     with Signals() as signals:
         signals.held = True
-        signal.raise_signal(signal.SIGTERM)
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGINT):
+            signal.raise_signal(signum)
         assert signals.caught is signal.SIGTERM
         assert signals.wait(timeout_s=DEADLINE_S) is False
-        with pytest.raises(Stopped, match="SIGINT"):
+
+
+def test_what_a_signal_unwinds_is_not_broken_off_by_the_next_one() -> None:
+    cleaned = []
+    with pytest.raises(Stopped, match="SIGINT"), Signals():
+        try:
             signal.raise_signal(signal.SIGINT)
+        finally:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
+            cleaned.append("all")
+    assert cleaned == ["all"]
+
+
+def test_a_stretch_of_held_work_can_be_broken_off_also_by_a_signal_that_came_before_it() -> None:
+    reached = []
+    with pytest.raises(Stopped, match="SIGTERM"), Signals() as signals:
+        signals.held = True
+        with signals.interruptible():
+            reached.append("inside")
+        signal.raise_signal(signal.SIGTERM)
+        reached.append("held")
+        with signals.interruptible():
+            reached.append("never")
+    assert reached == ["inside", "held"]
+    assert signals.held
 
 
 def test_an_ignored_signal_stays_ignored_and_handlers_are_put_back() -> None:

@@ -22,7 +22,7 @@ from orchestrator.messages import MESSAGES, nodes_text
 from orchestrator.report import document
 from orchestrator.report.escape import fenced, field, markdown
 from orchestrator.report.markdown import report_text, table_text
-from orchestrator.report.model import build
+from orchestrator.report.model import build, table
 from orchestrator.report.numbers import gib, per_cent, significant
 from tests.cellmaker import (
     COLUMNS,
@@ -200,7 +200,7 @@ def test_an_unproven_cell_shows_no_number_and_never_a_bare_hyphen(tmp_path: Path
 
 
 def test_every_mfu_has_a_note_with_formula_n_peak_and_source(tmp_path: Path) -> None:
-    note = build(result_of(tmp_path, several()[0]), "en").notes[1]
+    note = table(result_of(tmp_path, several()[0]), "en").notes[1]
     assert note == (
         "MFU = 3564 token/p/s × 6 × N ÷ peak; N = 7e9, peak 312 TFLOPS (bf16, NVIDIA A100 datasheet, dense); "
         "with attention, by PaLM's appendix B: 52.64%"
@@ -332,8 +332,13 @@ def test_both_languages_have_the_same_placeholders(key: str) -> None:
         sorted(name for _, name, _, _ in string.Formatter().parse(text) if name is not None)
         for text in MESSAGES[key]
     ]
-    # English needs a plural, Chinese the number of all devices; every other placeholder is in both.
-    allowed = {"config": {"s", "per_node", "devices"}}.get(key, set())
+    # English needs a plural, Chinese the number of all devices and a proof's name in words; every other
+    # placeholder is in both.
+    allowed = {
+        "config": {"s", "per_node", "devices"},
+        "proof.named": {"label"},
+        "proof.broken": {"label"},
+    }.get(key, set())
     assert set(names[0]) - allowed == set(names[1]) - allowed
     assert all(MESSAGES[key])
 
@@ -345,7 +350,9 @@ def test_what_is_no_result_is_a_clear_error(broken: dict[str, Any]) -> None:
 
 
 def test_every_message_is_used() -> None:
-    folder = Path(__file__).parents[1] / "orchestrator" / "report"
-    source = "".join(path.read_text("utf-8") for path in sorted(folder.glob("*.py")))
+    folder = Path(__file__).parents[1] / "orchestrator"
+    files = (path for path in sorted(folder.rglob("*.py")) if path.name != "messages.py")
+    source = "".join(path.read_text("utf-8") for path in files)
+    source += (folder / "messages.py").read_text("utf-8").partition("def say(")[2]
     unused = [key for key in MESSAGES if key not in source and f'"{key.partition(".")[2]}"' not in source]
     assert unused == []

@@ -223,7 +223,7 @@ def replaced(value, path, payload, *, of_key):
 
 
 def shape(vendor):
-    """Instructions of the Dockerfile and options of `docker run`."""
+    """Instructions of the Dockerfile and options of `docker container create`."""
     text = render.dockerfile(SHIPPED.vendors, "nvidia", vendor, engine="deepspeed", site=Site())
     spec = docker.container_spec(
         vendor,
@@ -234,7 +234,7 @@ def shape(vendor):
         num_devices=2,
         node_job_dir="/srv/nx8",
     )
-    words = docker.run_argv(spec)
+    words = docker.create_argv(spec)
     options = [word.partition("=")[0] for word in words]
     return [line.split(" ")[0] for line in text.splitlines() if re.match("[A-Z]+ ", line)], options
 

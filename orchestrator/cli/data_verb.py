@@ -10,7 +10,7 @@ import click
 from orchestrator.cli.common import workspace_of
 
 if TYPE_CHECKING:
-    from orchestrator.cases import Data
+    from orchestrator.cases import Work
     from orchestrator.multimodal import SetManifest
     from orchestrator.workspace import Workspace
 
@@ -85,16 +85,21 @@ def prepare(
     elif what in _SETS:
         _set(_SETS[what], source, name=name or what, tokenizer=tokenizer, to=folder)
     else:
-        wanted = _data_of(workspace_of(ctx), what)
-        stage = next((one for one in _SETS if _dataset(one) == wanted.dataset), None)
-        if stage is not None:
-            _set(_SETS[stage], source, name=name or wanted.name, tokenizer=tokenizer, to=folder)
-        else:
+        works = _works_of(workspace_of(ctx), what)
+        sets = {one.name: one.dataset for work in works for one in (work.data, work.evaluation) if one}
+        for wanted, dataset in sets.items():
+            stage = next((one for one in _SETS if _dataset(one) == dataset), None)
+            if stage is not None and (folder / wanted).exists() and len(sets) > 1:
+                click.echo(f"{wanted} is there already", err=True)
+            elif stage is not None:
+                _set(_SETS[stage], source, name=name or wanted, tokenizer=tokenizer, to=folder)
+        if len(works) == 1 and works[0].data.num_tokens is not None:
+            text = works[0].data
             _token_file(
                 source,
-                name=name or wanted.name,
-                tokenizer=_named_tokenizer(tokenizer, wanted.tokenizer),
-                max_tokens=max_tokens or wanted.num_tokens,
+                name=name or text.name,
+                tokenizer=_named_tokenizer(tokenizer, text.tokenizer),
+                max_tokens=max_tokens or text.num_tokens,
                 field=field,
                 to=folder,
             )
@@ -104,15 +109,15 @@ def prepare(
 _SETS = {"llava-pretrain": "pretrain", "llava-finetune": "finetune", "mmmu": None}
 
 
-def _data_of(workspace: Workspace, case: str) -> Data:
-    from orchestrator.cases import Case
+def _works_of(workspace: Workspace, case: str) -> tuple[Work, ...]:
+    from orchestrator.cases import Case, works
     from orchestrator.load import load
 
     if case not in workspace.case_names():
         known = ", ".join((*workspace.case_names(), *_SETS))
         raise click.UsageError(f"{case!r} is not what can be made from a folder: {known}.")
     path = workspace.case_file(case)
-    return load(path, Case, shown_as=workspace.shown(path)).data
+    return works(load(path, Case, shown_as=workspace.shown(path)), proxy=False)
 
 
 def _dataset(what: str) -> str:
@@ -151,6 +156,8 @@ def _set(stage: str | None, source: Path, *, name: str, tokenizer: str | None, t
     if stage is None:
         made = multimodal.prepare_questions(source, multimodal.MMMU, name=name, tokenizer=encoder, folder=to)
         published = multimodal.MMMU.published_questions
+        if encoder.sha256 is not None and tokenizer is not None:
+            _keep_tokenizer(Path(tokenizer), name=name, folder=to)
     else:
         description = multimodal.DESCRIPTIONS[stage]
         made = multimodal.prepare(
@@ -165,6 +172,14 @@ def _set(stage: str | None, source: Path, *, name: str, tokenizer: str | None, t
     _say_set(made, to)
     if made.num_samples != published:
         click.echo(f"not the published set: that one has {published:,} samples", err=True)
+
+
+def _keep_tokenizer(path: Path, *, name: str, folder: Path) -> None:
+    """Beside the answer key: what was answered is tokens, and read with this."""
+    from orchestrator.multimodal.lists import tokenizer_file
+    from orchestrator.results import write_atomic
+
+    write_atomic(tokenizer_file(folder, name, path.suffix), path.read_bytes())
 
 
 def _say_set(made: SetManifest, folder: Path) -> None:
@@ -207,6 +222,20 @@ def check(ctx: click.Context, name: str, source: Path | None, images: Path | Non
         return
     manifest = data.verify(folder, name)
     click.echo(f"as its manifest says: {manifest.num_tokens:,} tokens, sha256 {manifest.sha256}")
+
+
+@command.command("weights")
+@click.argument("name")
+@click.option(
+    "--in", "source", type=click.Path(file_okay=False, path_type=Path), help="Folder. [default: results/data]"
+)
+@click.pass_context
+def list_weights(ctx: click.Context, name: str, source: Path | None) -> None:
+    """Read the Hugging Face folder NAME once and write the list of its files, which a run holds it against."""
+    from orchestrator import data, weights
+
+    path = weights.prepare(source or workspace_of(ctx).home / "results" / "data", name)
+    click.echo(f"{path}  sha256 {data.file_sha256(path)}")
 
 
 @command.command("push")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.cluster import Cluster
+    from orchestrator.hosts import Survey
 
 CLUSTER = click.option("--cluster", required=True, metavar="NAME", help="A file of cluster/.")
 
@@ -28,38 +29,59 @@ def command() -> None:
 @click.option("--replace", is_flag=True, help="Also replace keys that have changed.")
 @click.pass_context
 def pin(ctx: click.Context, cluster: str, yes: bool, replace: bool) -> int:
-    """Ask every node for its host keys, show their fingerprints, and store them.
+    """Ask every node and jump host for its host keys, show their fingerprints, and store them.
 
-    Compare the fingerprints out of band: whoever answers is trusted from then on.
+    Compare the fingerprints out of band: whoever answers is trusted from then on. A node behind a jump host
+    is asked once the jump host's own keys are stored.
     """
     from orchestrator import hosts
 
     loaded, file, shown = _cluster(ctx, cluster)
-    survey = hosts.survey(loaded, file)
+    waiting: tuple[str, ...] | None = None
+    failure = 0
+    stored = 0
+    while True:
+        survey = hosts.survey(loaded, file, only=waiting)
+        _show(survey)
+        failure = max(failure, int(survey.failed.exit_code) if survey.failed else 0)
+        if survey.changed and not replace:
+            _say_changed(survey, shown)
+            failure = 3
+        wanted = len(survey.new) + (len(survey.changed) if replace else 0)
+        if not wanted:
+            if not stored:
+                click.echo("nothing to store")
+        elif not yes and not _agreed(shown):
+            click.echo("nothing was stored: answer yes on a terminal, or give --yes", err=True)
+            failure = failure or 2
+        else:
+            stored += hosts.store(survey, replace=replace)
+            click.echo(f"{stored} keys stored in {shown}")
+        if not survey.waiting:
+            return failure
+        if not wanted or survey.waiting == waiting or failure == 2:
+            names = ", ".join(survey.waiting)
+            click.echo(f"not asked, for the keys of a jump host on the way are not stored: {names}", err=True)
+            return failure or 3
+        waiting = survey.waiting
+
+
+def _show(survey: Survey) -> None:
     width = max((len(key.node) for key in survey.keys), default=0)
     for key in survey.keys:
         was = f"  (was {key.was})" if key.was else ""
         click.echo(f"{key.node:<{width}}  {key.kind:<19}  {key.fingerprint}  {key.state}{was}")
     if survey.failed:
         click.echo(str(survey.failed), err=True)
-    failure = int(survey.failed.exit_code) if survey.failed else 0
-    if survey.changed and not replace:
-        nodes = sorted({key.node for key in survey.changed})
-        click.echo(
-            f"the keys of {', '.join(nodes)} are not those stored in {shown}. A new installation, or someone "
-            "in between? When it is explained: add --replace. Nothing was stored for them.",
-            err=True,
-        )
-        failure = 3
-    wanted = len(survey.new) + (len(survey.changed) if replace else 0)
-    if not wanted:
-        click.echo("nothing to store")
-        return failure
-    if not yes and not _agreed(shown):
-        click.echo("nothing was stored: answer yes on a terminal, or give --yes", err=True)
-        return failure or 2
-    click.echo(f"{hosts.store(survey, replace=replace)} keys stored in {shown}")
-    return failure
+
+
+def _say_changed(survey: Survey, shown: str) -> None:
+    nodes = sorted({key.node for key in survey.changed})
+    click.echo(
+        f"the keys of {', '.join(nodes)} are not those stored in {shown}. A new installation, or someone "
+        "in between? When it is explained: add --replace. Nothing was stored for them.",
+        err=True,
+    )
 
 
 @command.command("list")

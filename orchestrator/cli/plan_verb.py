@@ -23,14 +23,15 @@ def command(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     Ranks, batch arithmetic, steps, files, and the exact commands with their environment.
     """
     from orchestrator.plan import to_json
-    from orchestrator.run import contexts_of, planned_for, prepared
+    from orchestrator.run import contexts_of, data_dir, planned_for
     from orchestrator.selection import select
+    from orchestrator.sources import prepared
 
     workspace, request = workspace_of(ctx), request_of(**given)
     selection = select(workspace, cases=request.cases, vendor=request.vendor, cluster=request.cluster)
-    manifests = prepared(workspace, selection, write=False)
+    sources = prepared(selection, data_dir(workspace, selection), write=False)
     contexts = contexts_of(workspace, selection)
-    planned = planned_for(workspace, selection, manifests, contexts, request.options)
+    planned = planned_for(workspace, selection, sources, contexts, request.options)
     click.echo(to_json(planned) if as_json else described(planned), nl=False)
 
 
@@ -42,6 +43,23 @@ def described(planned: Plan) -> str:
         f"folder   {planned.identity.host_run_dir}",
     ]
     return "\n".join([*head, *(line for cell in planned.cells for line in _cell(cell))]) + "\n"
+
+
+def _image(cell: Cell) -> list[str]:
+    if cell.image is None:
+        return []
+    origin = cell.image.origin
+    how = {
+        "build": f"built once from {cell.image.base}, handed to the nodes that lack it",
+        "each": f"built by every node from {cell.image.base}, the same on all or refused",
+        "pull": f"pulled by every node: {origin.reference}",
+        "host": f"built on this machine from {cell.image.base}, handed to the nodes that lack it",
+    }
+    lines = [f"image    {cell.image.tag}: {how[origin.source]}"]
+    if origin.login is not None:
+        held = origin.login.password_file or f"${origin.login.password_env}"
+        lines.append(f"login    {origin.login.user} at {origin.login.registry}, password from {held}")
+    return lines
 
 
 def _cell(cell: Cell) -> list[str]:
@@ -70,6 +88,7 @@ def _cell(cell: Cell) -> list[str]:
         f"MFU      {cell.flops.multiplier} × {cell.flops.parameters:,} FLOPs a token;"
         f" {cell.peak.dtype} peak {peak}",
         f"limits   {cell.limits.startup_s:g} s to the first step, {cell.limits.stall_s:g} s between steps",
+        *_image(cell),
         f"config   sha256 {cell.config_hash}",
     ]
     for launch in cell.launches:

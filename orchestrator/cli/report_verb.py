@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -17,22 +18,33 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["md", "csv", "json"]),
+    type=click.Choice(["md", "csv", "json", "junit", "prometheus", "mllog"]),
     default="md",
     show_default=True,
     help="Form of the output.",
 )
 @click.option(
-    "--lang", type=click.Choice(["zh", "en"]), default="zh", show_default=True, help="Words of the table."
+    "--lang", type=click.Choice(["zh", "en"]), default="zh", show_default=True, help="Words of the report."
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="FILE",
+    help="Write FILE in one step instead of standard output.",
 )
 @click.pass_context
-def command(ctx: click.Context, run: str, form: str, lang: Language) -> None:
+def command(ctx: click.Context, run: str, form: str, lang: Language, output: Path | None) -> None:
     """Print the tables of a stored run.
 
     RUN is a run's name, its folder, or 'latest'.
     """
     from orchestrator.report import document
+    from orchestrator.report.output import write_file, write_out
     from orchestrator.results import RunFolder, read_result
 
     folder = RunFolder.find(workspace_of(ctx).runs, run)
-    click.echo(document(read_result(folder), form, lang), nl=False)
+    text = document(read_result(folder), form, lang)
+    if output is None or str(output) == "-":
+        write_out(text)
+    else:
+        write_file(output, text)

@@ -101,5 +101,5 @@ def described(
         labels={"nx8.run": "RUN", "nx8.cell": "CELL", "nx8.node_rank": "0", "nx8.owner": "OWNER"},
     )
     build = shlex.join(docker.build_argv(made.tag, build_args=made.build_args))
-    run = " \\\n    ".join(shlex.quote(word) for word in docker.run_argv(spec))
+    run = " \\\n    ".join(shlex.quote(word) for word in docker.create_argv(spec))
     return f"{made.dockerfile}\n# context {made.sha256}\n# {build}\n\n{run}\n"

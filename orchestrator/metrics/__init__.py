@@ -5,13 +5,23 @@ Pure; proves nothing: verdict.py says which of these numbers may be shown.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from orchestrator.metrics.memory import memory_capacity, memory_framework, memory_used
 from orchestrator.metrics.spread import fifth, mean, percentile, spread
-from orchestrator.metrics.summary import Computed, Details, Metric, NoValueError, Summary, measured
-from orchestrator.metrics.window import WindowStep, coverage, planned_ranks, window
+from orchestrator.metrics.summary import (
+    SPECS,
+    VARYING_SPECS,
+    Computed,
+    Details,
+    Metric,
+    NoValueError,
+    Summary,
+    measured,
+)
+from orchestrator.metrics.window import WindowStep, coverage, planned_ranks, waited, window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +30,6 @@ if TYPE_CHECKING:
     from orchestrator.parse.events import RankLog
     from orchestrator.parse.records import Ready
     from orchestrator.plan import Cell
-    from orchestrator.probe import Sample
 
 __all__ = ["Metric", "Summary", "planned_ranks", "summarize"]
 
@@ -51,10 +60,22 @@ def summarize(
             raise NoValueError(found)
         return found
 
-    speed = measured("tokens_per_second_per_device", lambda: _speed(cell, steps()))
+    varying = cell.job.data.samples is not None
+    specs = VARYING_SPECS if varying else SPECS
+    compute = _varying_speed if varying else _speed
+    speed = measured("tokens_per_second_per_device", lambda: compute(cell, steps()), specs=specs)
+    lengths = (
+        (
+            measured("padded_tokens_per_second_per_device", lambda: _padded_speed(cell, steps())),
+            measured("mean_sequence_length", lambda: _mean_length(steps())),
+        )
+        if varying
+        else ()
+    )
     return Summary(
         metrics=(
             speed,
+            *lengths,
             measured("step_time_p50_s", lambda: _step_time(steps(), fraction=0.50)),
             measured("step_time_p95_s", lambda: _step_time(steps(), fraction=0.95)),
             measured("step_time_p99_s", lambda: _step_time(steps(), fraction=0.99)),
@@ -62,16 +83,35 @@ def summarize(
             measured("loss_first_fifth", lambda: _fifth_loss(steps(), last=False)),
             measured("loss_last_fifth", lambda: _fifth_loss(steps(), last=True)),
             measured("grad_norm_last", lambda: _last_grad_norm(steps())),
-            measured("memory_used_bytes", lambda: _memory_used(cell, logs, monitors or {})),
+            measured("memory_used_bytes", lambda: memory_used(cell, logs, monitors or {})),
             measured(
-                "memory_capacity_bytes", lambda: _memory_capacity(cell, mem_total_bytes, monitors or {})
+                "memory_capacity_bytes",
+                lambda: memory_capacity(cell, logs, monitors or {}, mem_total_bytes=mem_total_bytes),
             ),
-            measured("memory_framework_peak_bytes", lambda: _framework(cell, logs, reserved=False)),
-            measured("memory_framework_reserved_bytes", lambda: _framework(cell, logs, reserved=True)),
+            measured("memory_framework_peak_bytes", lambda: memory_framework(cell, logs, reserved=False)),
+            measured("memory_framework_reserved_bytes", lambda: memory_framework(cell, logs, reserved=True)),
             measured("mfu_published", lambda: _mfu_published(cell, speed)),
-            measured("mfu_palm", lambda: _mfu_palm(cell, logs, speed)),
+            measured(
+                "mfu_palm",
+                lambda: _mfu_palm_staged(cell, logs, steps(), speed)
+                if varying
+                else _mfu_palm(cell, logs, speed),
+                specs=specs,
+            ),
+            *_waits(cell, logs),
             measured("window_coverage", lambda: coverage(cell, logs)),
         )
+    )
+
+
+def _waits(cell: Cell, logs: Mapping[int, RankLog]) -> tuple[Metric, ...]:
+    """Only of ranks that say how long they waited: those of older runs do not."""
+    heard = [step for log in logs.values() for step in log.steps]
+    kinds = {"data_wait_fraction": "data_wait_s", "comm_wait_fraction": "comm_wait_s"}
+    return tuple(
+        measured(name, lambda kind=kind: waited(cell, logs, kind=kind))  # type: ignore[misc]
+        for name, kind in kinds.items()
+        if any(getattr(step, kind) is not None for step in heard)
     )
 
 
@@ -85,6 +125,41 @@ def _speed(cell: Cell, steps: tuple[WindowStep, ...]) -> Computed:
     tokens = batch.global_batch_size * batch.sequence_length
     rates = spread([tokens / step.time_s / batch.world_size for step in steps])
     return rates.median, asdict(rates)
+
+
+def _varying_speed(cell: Cell, steps: tuple[WindowStep, ...]) -> Computed:
+    """Tokens without padding over the whole window: a step of short samples is a short step, so that no
+    single one stands for the others. Their spread stands beside it.
+    """
+    real, whole_s = _real_tokens(steps), _whole_s(steps)
+    world_size = cell.job.batch.world_size
+    rates = spread([(step.real_tokens or 0) / step.time_s / world_size for step in steps])
+    return real / whole_s / world_size, {
+        "mean_sequence_length": real / sum(step.samples for step in steps),
+        **asdict(rates),
+    }
+
+
+def _padded_speed(cell: Cell, steps: tuple[WindowStep, ...]) -> Computed:
+    return sum(step.tokens for step in steps) / _whole_s(steps) / cell.job.batch.world_size, {}
+
+
+def _mean_length(steps: tuple[WindowStep, ...]) -> Computed:
+    samples = sum(step.samples for step in steps)
+    return _real_tokens(steps) / samples, {"samples": samples}
+
+
+def _real_tokens(steps: tuple[WindowStep, ...]) -> int:
+    known = [step.real_tokens for step in steps if step.real_tokens is not None]
+    if len(known) != len(steps):
+        raise NoValueError("not every rank counted its tokens without padding")
+    return sum(known)
+
+
+def _whole_s(steps: tuple[WindowStep, ...]) -> float:
+    if any(step.time_s <= 0 for step in steps):
+        raise NoValueError("a step time is not positive")
+    return math.fsum(step.time_s for step in steps)
 
 
 def _step_time(steps: tuple[WindowStep, ...], *, fraction: float) -> Computed:
@@ -120,71 +195,6 @@ def _last_grad_norm(steps: tuple[WindowStep, ...]) -> Computed:
     return norm, {}
 
 
-def _memory_used(cell: Cell, logs: Mapping[int, RankLog], monitors: Mapping[int, MonitorLog]) -> Computed:
-    if cell.probe is not None:
-        node, sample = _fullest(cell, monitors)
-        return int(sample.memory_used_bytes or 0), _probed(cell, node, sample, monitors)
-    if cell.job.device.type != "cpu":
-        raise NoValueError("no monitor samples: this figure is what a device's own monitor saw")
-    per_host: dict[str, int] = defaultdict(int)
-    for rank in planned_ranks(cell):
-        log = logs.get(rank)
-        if log is None or log.memory is None:
-            raise NoValueError(f"rank {rank} reported no memory")
-        per_host[log.hello.hostname if log.hello else ""] += log.memory.peak_rss_bytes
-    return max(per_host.values()), {"basis": "summed peak RSS", "hosts": len(per_host)}
-
-
-def _fullest(cell: Cell, monitors: Mapping[int, MonitorLog]) -> tuple[int, Sample]:
-    """The node and the sample with the largest used share of its memory, over all nodes and devices."""
-    found = []
-    for launch in cell.launches:
-        log = monitors.get(launch.node_rank)
-        sample = log.fullest() if log else None
-        if sample is None:
-            raise NoValueError(f"the vendor's probe gave no memory sample on {launch.node}")
-        found.append((launch.node_rank, sample))
-    return max(found, key=lambda one: (one[1].memory_used_bytes or 0) / (one[1].memory_total_bytes or 1))
-
-
-def _probed(cell: Cell, node: int, sample: Sample, monitors: Mapping[int, MonitorLog]) -> Details:
-    """Where the sample was seen, how many there were, and what one probe cost."""
-    costs = [log.cost_s for log in monitors.values() if log.cost_s is not None]
-    return {
-        "basis": "vendor's probe",
-        "node_rank": node,
-        "device_index": sample.index,
-        "probes": sum(log.num_probes for log in monitors.values()),
-        "failed_probes": sum(log.num_failed for log in monitors.values()),
-        "probe_interval_s": cell.probe.interval_s if cell.probe else None,
-        "probe_cost_s": max(costs, default=None),
-    }
-
-
-def _memory_capacity(cell: Cell, mem_total_bytes: int | None, monitors: Mapping[int, MonitorLog]) -> Computed:
-    if cell.probe is not None:
-        _, sample = _fullest(cell, monitors)
-        return int(sample.memory_total_bytes or 0), {"basis": "vendor's probe"}
-    if cell.job.device.type != "cpu":
-        raise NoValueError("no monitor samples: this figure is what a device's own monitor saw")
-    if mem_total_bytes is None:
-        raise NoValueError("MemTotal of the node is not known")
-    return mem_total_bytes, {"basis": "MemTotal"}
-
-
-def _framework(cell: Cell, logs: Mapping[int, RankLog], *, reserved: bool) -> Computed:
-    peaks = []
-    for rank in planned_ranks(cell):
-        memory = log.memory if (log := logs.get(rank)) else None
-        if memory is None:
-            raise NoValueError(f"rank {rank} reported no memory")
-        peak = memory.device_peak_reserved_bytes if reserved else memory.device_peak_allocated_bytes
-        if peak is None:
-            raise NoValueError(f"the device type {cell.job.device.type} has no such counter")
-        peaks.append(peak)
-    return max(peaks), {"ranks": len(peaks)}
-
-
 def _mfu_published(cell: Cell, speed: Metric) -> Computed:
     """The rule of the published tables: nominal parameters, no attention (cell.flops.source)."""
     flops_per_token = cell.flops.multiplier * cell.flops.parameters
@@ -215,6 +225,37 @@ def _mfu_palm(cell: Cell, logs: Mapping[int, RankLog], speed: Metric) -> Compute
         "num_parameters": ready.num_parameters,
         "num_embedding_parameters": ready.num_embedding_parameters,
         "attention_flops_per_token": attention,
+        **_peak_details(cell),
+    }
+
+
+def _mfu_palm_staged(
+    cell: Cell, logs: Mapping[int, RankLog], steps: tuple[WindowStep, ...], speed: Metric
+) -> Computed:
+    """As PaLM counts, for a language model behind a tower (cases/trainer/llava.py derives it): where the
+    language model does not learn, the gradient still has to pass through it, 4·N instead of 6·N.
+    """
+    model, vision = cell.job.model, cell.job.model.vision
+    if vision is None:
+        raise NoValueError("no tower is planned")
+    _agreed_ready(cell, logs)
+    images = sum(step.images or 0 for step in steps)
+    real = _real_tokens(steps)
+    length = real / sum(step.samples for step in steps)
+    embedding = 0 if model.tie_embeddings else model.num_embedding_parameters
+    counted = model.num_language_parameters - embedding
+    multiplier = 6 if "language_model" in (cell.job.trainable or ()) else 4
+    attention = round(12 * model.num_layers * model.hidden_size * length)
+    image_share = images * vision.num_patches / real
+    beside = round(image_share * (6 * model.num_projector_parameters + 2 * vision.num_parameters))
+    flops_per_token = multiplier * counted + attention + beside
+    return _utilization(cell, speed, flops_per_token), {
+        "flops_per_token": flops_per_token,
+        "multiplier": multiplier,
+        "parameters": counted,
+        "attention_flops_per_token": attention,
+        "image_flops_per_token": beside,
+        "image_share": image_share,
         **_peak_details(cell),
     }
 

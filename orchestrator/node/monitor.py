@@ -3,8 +3,9 @@
 Standard library only, Python 3.6 or newer; sent to the node with each run. `python3 monitor.py CONFIG`, where
 CONFIG is a JSON file: argv, interval_s, timeout_s, limit_s and output. Each line of the output is one JSON
 object: t_s (the node's monotonic clock when the probe was started), took_s, rc (null: over time or not
-startable), out and err (text, bytes that are no UTF-8 escaped). It ends at SIGTERM, when its starter's job
-folder is gone, or after limit_s, so that it cannot outlive a run by much; the last line says why.
+startable), out and err (text, bytes that are no UTF-8 escaped). It ends at SIGTERM, after one more
+probe, when its starter's job folder is gone, or after limit_s, so that it cannot outlive a run by much; the
+last line says why.
 """
 
 import json
@@ -39,6 +40,10 @@ def main():
             select.select([wake], [], [], max(0.0, next_s - time.monotonic()))
         reason = why_to_end(config, asked, started_s)
         if reason:
+            if asked:
+                # A stretch of time that is shorter than the interval needs a sample on its other side too.
+                write(output, probe(config, time.monotonic()))
+                samples += 1
             write(output, {"t_s": time.monotonic(), "end": reason, "samples": samples})
             return 0
 

@@ -11,7 +11,7 @@ from orchestrator.node import BOOTSTRAP, agent_source
 from orchestrator.remote.errors import LinkLost, OverTime, Refused, RemoteError, ours
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import paramiko
 
@@ -36,6 +36,7 @@ class AgentChannel:
         self.channel.settimeout(limit_s)
         self.start_by = time.monotonic() + limit_s
         self.quiet_s: float | None = None
+        self.heard: Callable[[bytes], object] | None = None
         # paramiko waits for the reply to `exec` without a limit of its own.
         guard = threading.Timer(limit_s, self.channel.close)
         guard.start()
@@ -57,11 +58,23 @@ class AgentChannel:
         self.channel.close()
 
     def ask(
-        self, op: str, *, timeout_s: float, body: bytes | Iterable[bytes] = b"", **fields: Any
+        self,
+        op: str,
+        *,
+        timeout_s: float,
+        body: bytes | Iterable[bytes] = b"",
+        heard: Callable[[bytes], object] | None = None,
+        **fields: Any,
     ) -> tuple[dict[str, Any], list[bytes]]:
-        """The answer's fields and parts. Raises RemoteError; ValueError when a text holds NUL."""
+        """The answer's fields and parts. `heard` is given what a program says, while it says it.
+
+        Raises RemoteError; ValueError when a text holds NUL.
+        """
         self.number += 1
         request = {"id": self.number, "op": op, "timeout_s": timeout_s, **fields}
+        self.heard = heard
+        if heard is not None:
+            request["live"] = True
         deadline = time.monotonic() + timeout_s + GRACE_S
         # Only a running program is accompanied by beats; an fsync may be silent for long.
         self.quiet_s = self.silence_s if op == "run" else None
@@ -102,7 +115,7 @@ class AgentChannel:
                 yield chunk
             while self.channel.recv_ready() or b"\n" in self.buffer:
                 self.start(deadline)
-                if json.loads(self.line(deadline)).get("stop"):
+                if self.message(deadline).get("stop"):
                     return
 
     def send(self, data: bytes, deadline: float) -> None:
@@ -137,14 +150,24 @@ class AgentChannel:
         """The next line that is an answer; beats and stops in between are passed over."""
         self.start(deadline)
         while True:
-            answer = json.loads(self.line(deadline))
+            answer = self.message(deadline)
             if (
                 "parts" in answer
                 and answer["id"] == self.number
                 and not answer.get("beat")
                 and not answer.get("stop")
             ):
-                return dict(answer)
+                return answer
+
+    def message(self, deadline: float) -> dict[str, Any]:
+        """The next line; what a program said on the way is handed on."""
+        while True:
+            line: dict[str, Any] = json.loads(self.line(deadline))
+            if not line.get("live"):
+                return line
+            said = self.take(line["parts"][0], deadline)
+            if self.heard is not None:
+                self.heard(said)
 
     def line(self, deadline: float) -> bytes:
         searched = 0

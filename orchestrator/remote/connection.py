@@ -104,15 +104,20 @@ class Link:
         port: int | None = None,
         key: str | None = None,
         jump: str | None = None,
+        behind: tuple[str, ...] = (),
     ) -> None:
+        """`behind` are the hosts that this one is the jump host of, the farthest first."""
         self.settings = settings
         self.name = name
         self.phase: Phase = "configuration"
         self.connection: fabric.Connection
         self.opening = threading.Lock()
-        found = settings.config.lookup(fabric.connection.derive_shorthand(host)["host"])
+        own = fabric.connection.derive_shorthand(host)["host"]
+        found = settings.config.lookup(own)
         hops = [hop.strip() for hop in (jump or found.get("proxyjump") or "none").split(",")]
-        self.gateway = None if hops == ["none"] else self.through(hops)
+        # As OpenSSH has it: a jump host under `Host *` is not reached through itself.
+        alone = hops == ["none"] or fabric.connection.derive_shorthand(hops[-1])["host"] == own
+        self.gateway = None if alone else self.through(hops, behind=(*behind, own))
         # One Config each: threads that share one break it. False: no gateway but ours.
         it = fabric.Connection(
             host,
@@ -146,23 +151,44 @@ class Link:
             jump=node.jump or ssh.jump,
         )
 
-    def through(self, hops: list[str]) -> Link:
-        """The last of the jump hosts, shared by all nodes behind it; the one before it is its own gateway."""
+    def through(self, hops: list[str], *, behind: tuple[str, ...]) -> Link:
+        """The last of the jump hosts, shared by all nodes behind it. The one before it is its own gateway;
+        the first one's is what the SSH configuration has for it. Raises RemoteError (E215) for a circle.
+        """
         way = ",".join(hops)
+        last = fabric.connection.derive_shorthand(hops[-1])["host"]
+        if last in behind:
+            raise RemoteError.of(
+                "E215",
+                f"its jump hosts lead in a circle: {' → '.join((*behind, last))}",
+                node=self.name,
+                phase="configuration",
+                help="correct ProxyJump in the SSH configuration, or set `jump` in the cluster file",
+            )
         with self.settings.lock:
             if way not in self.settings.gateways:
                 # Not under the lock: making a link of several hops comes back here for the others.
                 self.settings.lock.release()
                 try:
                     key = self.settings.cluster.ssh.key
-                    before = ",".join(hops[:-1]) or "none"
+                    before = ",".join(hops[:-1]) or None
                     link = Link(
-                        self.settings, name=f"jump host {hops[-1]}", host=hops[-1], key=key, jump=before
+                        self.settings,
+                        name=f"jump host {hops[-1]}",
+                        host=hops[-1],
+                        key=key,
+                        jump=before,
+                        behind=behind,
                     )
                 finally:
                     self.settings.lock.acquire()
                 self.settings.gateways.setdefault(way, link)
             return self.settings.gateways[way]
+
+    @property
+    def shown(self) -> str:
+        """Its name, with the jump hosts on the way where it has some: one address may be two hosts."""
+        return self.name + (f" behind {self.gateway.shown}" if self.gateway else "")
 
     @property
     def where(self) -> str:

@@ -156,11 +156,17 @@ class Remote:
                     agent.close()
 
     def ask(
-        self, op: str, *, timeout_s: float, body: bytes | Iterable[bytes] = b"", **fields: Any
+        self,
+        op: str,
+        *,
+        timeout_s: float,
+        body: bytes | Iterable[bytes] = b"",
+        heard: Callable[[bytes], object] | None = None,
+        **fields: Any,
     ) -> tuple[dict[str, Any], list[bytes]]:
         refuse_nul(fields, node=self.name)
         with self.agent() as agent:
-            return agent.ask(op, timeout_s=timeout_s, body=body, **fields)
+            return agent.ask(op, timeout_s=timeout_s, body=body, heard=heard, **fields)
 
     # Commands
 
@@ -173,9 +179,14 @@ class Remote:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         keep_bytes: int = KEEP_BYTES,
+        heard: Callable[[bytes], object] | None = None,
     ) -> Completed:
-        """Runs a program to its end. It and its children are killed at `timeout_s`, and when we go away."""
-        return self._run(argv, stdin, timeout_s=timeout_s, env=env, cwd=cwd, keep_bytes=keep_bytes)
+        """Runs a program to its end. It and its children are killed at `timeout_s`, and when we go away.
+        `heard` is given both its outputs while it runs, in the order in which they came.
+        """
+        return self._run(
+            argv, stdin, timeout_s=timeout_s, env=env, cwd=cwd, keep_bytes=keep_bytes, heard=heard
+        )
 
     def stream(
         self,
@@ -200,12 +211,13 @@ class Remote:
         env: Mapping[str, str] | None,
         cwd: str | None,
         keep_bytes: int,
+        heard: Callable[[bytes], object] | None = None,
     ) -> Completed:
         if isinstance(argv, str) or not argv:
             raise TypeError("argv is a list of words, never a line for a shell")
         words = tuple(argv)
         fields: dict[str, Any] = {"argv": words, "env": dict(env or {}), "cwd": cwd, "keep": keep_bytes}
-        answer, parts = self.ask("run", timeout_s=timeout_s, body=body, **fields)
+        answer, parts = self.ask("run", timeout_s=timeout_s, body=body, heard=heard, **fields)
         if not answer["started"]:
             text = f"{words[0]}: {answer['text']}\n".encode()
             return Completed(
@@ -325,11 +337,15 @@ class Remote:
         *,
         offset: int,
         mode: int = 0o600,
+        sync: bool = True,
         timeout_s: float = FILE_LIMIT_S,
     ) -> int:
-        """Goes on at `offset`, dropping what stood after it; returns the file's new size."""
+        """Goes on at `offset`, dropping what stood after it; returns the file's new size. Without `sync` a
+        node that loses power may keep the size and lose the bytes.
+        """
         body = chunks if isinstance(chunks, bytes) else iter(chunks)
-        answer, _ = self.ask("append", timeout_s=timeout_s, body=body, path=path, offset=offset, mode=mode)
+        given: dict[str, Any] = {"path": path, "offset": offset, "mode": mode, "sync": sync}
+        answer, _ = self.ask("append", timeout_s=timeout_s, body=body, **given)
         return int(answer["size"])
 
     def make_dirs(
@@ -385,6 +401,11 @@ class Remote:
         """A TCP port nobody listens on there: the first free one of `ports`, or any. None: all are taken."""
         port = self.ask("port", timeout_s=timeout_s, address=address, ports=list(ports))[0]["port"]
         return None if port is None else int(port)
+
+    def texts(self, patterns: Sequence[str], *, limit_bytes: int, timeout_s: float = 10.0) -> dict[str, str]:
+        """Path → text of every plain file that a pattern fits and that can be read, cut at `limit_bytes`."""
+        answer, _ = self.ask("texts", timeout_s=timeout_s, patterns=list(patterns), limit=limit_bytes)
+        return dict(answer["texts"])
 
     def hello(self, *, timeout_s: float = 10.0) -> dict[str, Any]:
         """What the node is: hostname, os, kernel, python, user, uid, boot_id, clocks, memory_bytes, cpus; and

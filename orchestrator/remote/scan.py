@@ -1,9 +1,11 @@
-"""The host keys a node shows, asked for without logging in."""
+"""The host keys a node shows, asked for without logging in there; its jump hosts are logged in to."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import paramiko
@@ -12,7 +14,7 @@ from orchestrator.remote.connection import Link, Quiet, Settings
 from orchestrator.remote.errors import RemoteError, ours
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterable
 
     from orchestrator.cluster import Cluster, Node
 
@@ -28,15 +30,33 @@ def settings(cluster: Cluster, known_hosts: Path) -> Settings:
     return Settings.of(cluster, known_hosts)
 
 
-def listed_as(shared: Settings, node: Node) -> str:
-    """The name under which a known_hosts file holds the node's keys."""
-    return Link.to(shared, node).listed_as
+def host_name(cluster: Cluster, node: Node) -> str:
+    """The node's address, or its HostName in the SSH configuration. Raises RemoteError (E215)."""
+    # No host key is needed for that.
+    shared = Settings.of(cluster, Path(os.devnull))
+    return str(shared.config.lookup(node.address).get("hostname", node.address))
 
 
-def shown_keys(shared: Settings, node: Node) -> dict[str, bytes]:
-    """Key type → key. Raises RemoteError when the node shows none."""
-    link = Link.to(shared, node)
-    ssh = shared.cluster.ssh
+def links(shared: Settings, nodes: Iterable[Node]) -> dict[str, Link]:
+    """The way to each node, by its name; before them their jump hosts, each before those behind it."""
+    to_nodes = {node.name: Link.to(shared, node) for node in nodes}
+    found: dict[str, Link] = {}
+    for link in to_nodes.values():
+        for gateway in reversed(list(gateways(link))):
+            found.setdefault(gateway.shown, gateway)
+    return found | to_nodes
+
+
+def gateways(link: Link) -> Iterable[Link]:
+    """The jump hosts of a link, the nearest to it first."""
+    while link.gateway is not None:
+        link = link.gateway
+        yield link
+
+
+def shown_keys(link: Link) -> dict[str, bytes]:
+    """Key type → key. Raises RemoteError when the host shows none, or for a jump host on the way to it."""
+    ssh = link.settings.cluster.ssh
     deadline = time.monotonic() + ssh.connect_limit_s + ssh.auth_limit_s
     keys: dict[str, bytes] = {}
     for kinds in KINDS.values():
@@ -47,13 +67,13 @@ def shown_keys(shared: Settings, node: Node) -> dict[str, bytes]:
         except RemoteError:
             raise
         except Exception as error:
-            raise ours(error, node=node.name, phase=link.phase, where=link.where) from error
+            raise ours(error, node=link.name, phase=link.phase, where=link.where) from error
         keys[key.get_name()] = key.asbytes()
     if not keys:
         raise RemoteError.of(
             "E212",
             f"it shows no host key of a type we accept ({link.where})",
-            node=node.name,
+            node=link.name,
             phase="host key",
             help="make an ed25519 host key there: ssh-keygen -A",
         )
@@ -62,6 +82,7 @@ def shown_keys(shared: Settings, node: Node) -> dict[str, bytes]:
 
 def shown_key(link: Link, kinds: tuple[str, ...], deadline: float) -> paramiko.PKey:
     it = link.connection
+    link.phase = "connect"
     if link.gateway is not None:
         link.gateway.open(deadline)
     sock = it.open_gateway() if it.gateway else link.dialled(deadline)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.messages import Language, nodes_text, say
+from orchestrator.messages import Language, nodes_text, reason_text, say, translated
 from orchestrator.report.numbers import gib, per_cent, significant
 
 if TYPE_CHECKING:
@@ -47,13 +47,26 @@ def table_cell(name: str, cell: Mapping[str, Any], notes: Notes, language: Langu
     return COLUMNS[name](cell, notes, language)
 
 
+def short_name(cell: Mapping[str, Any]) -> str:
+    """硬件设备简称: the device by the name that its vendor's file lists it under, A800; as the vendor writes
+    it where only the capitals differ, CPU.
+    """
+    device, display = str(cell["device"]), str(cell["device_display"])
+    return display if device.lower() == display.lower() else device
+
+
+def config_text(cell: Mapping[str, Any], language: Language) -> str:
+    """The row's name without its notes."""
+    return _config(cell, Notes(), language).text
+
+
 def _config(cell: Mapping[str, Any], notes: Notes, language: Language) -> TableCell:
     """Published wording: A800单机8卡（1x8）（pretrain）. A proxy is named as one in every row."""
     num_nodes, per_node = cell["num_nodes"], cell["devices_per_node"]
     text = say(
         "config",
         language,
-        device=cell["device_display"],
+        device=short_name(cell),
         nodes=nodes_text(num_nodes, language),
         s="" if num_nodes == 1 else "s",
         devices=num_nodes * per_node,
@@ -66,10 +79,13 @@ def _config(cell: Mapping[str, Any], notes: Notes, language: Language) -> TableC
     if cell["proxy"] is not None:
         proxy = cell["proxy"]
         text += say("config.proxy", language)
-        marks.append(notes.number(say("note.proxy", language, of=proxy["of"], why=proxy["why"])))
+        marks.append(
+            notes.number(say("note.proxy", language, of=proxy["of"], why=translated(proxy["why"], language)))
+        )
     if cell.get("rehearsal") is not None:
         text += say("config.rehearsal", language)
-        marks.append(notes.number(say("note.rehearsal", language, what=cell["rehearsal"])))
+        what = translated(cell["rehearsal"], language)
+        marks.append(notes.number(say("note.rehearsal", language, what=what)))
     return TableCell(text=text, notes=tuple(marks))
 
 
@@ -138,7 +154,9 @@ def _mfu(cell: Mapping[str, Any], notes: Notes, language: Language) -> TableCell
         peak=f"{peak['tflops']:g}",
         dtype=peak["dtype"],
         source=peak["source"] or say("unknown", language),
-        palm=f"{NO_NUMBER} ({palm['reason']})" if palm["value"] is None else per_cent(palm["value"]),
+        palm=f"{NO_NUMBER} ({translated(palm['reason'], language)})"
+        if palm["value"] is None
+        else per_cent(palm["value"]),
     )
     return TableCell(text=per_cent(cell["metrics"]["mfu_published"]["value"]), notes=(notes.number(note),))
 
@@ -148,11 +166,12 @@ def _no_number(
 ) -> TableCell | None:
     """`–` and why, for a cell that is not proven or a metric without a value; None when there is a number."""
     if cell["verdict"] != MEASURED:
-        reason = cell["reasons"][0] if cell["reasons"] else say("unknown", language)
+        reason = reason_text(cell["reasons"][0], language) if cell["reasons"] else say("unknown", language)
         text = say("note.unproven", language, verdict=cell["verdict"], reason=reason)
     elif cell["metrics"][metric]["value"] is None:
         heading = say(f"column.{column}", language)
-        text = say("note.no_value", language, column=heading, reason=cell["metrics"][metric]["reason"])
+        reason = translated(cell["metrics"][metric]["reason"], language)
+        text = say("note.no_value", language, column=heading, reason=reason)
     else:
         return None
     return TableCell(text=NO_NUMBER, notes=(notes.number(text),))

@@ -14,6 +14,8 @@ _LINE_START = re.compile(r"^(?:([+=-])(?=[\s+=-]|$)|(\d+)([.)])(?=\s|$))")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 #: What makes a spreadsheet take a field for a formula, their full-width forms included.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
+#: Not hidden ones, but not in XML either.
+_NOT_XML = re.compile("[\ufffe\uffff]")
 _NEGATIVE = re.compile(r"-\d+(\.\d+)?(e-?\d+)?")
 
 
@@ -38,3 +40,18 @@ def field(text: str) -> str:
     if _NEGATIVE.fullmatch(text):
         return shown
     return f"'{shown}" if text.startswith(_FORMULA) or text.lstrip().startswith(_FORMULA) else shown
+
+
+def xml(text: str) -> str:
+    """One line of characters that XML 1.0 has; `<`, `&` and quotes are left to its writer."""
+    return _NOT_XML.sub("\ufffd", visible(text, limit=MAX_CHARS))
+
+
+def xml_lines(text: str) -> str:
+    """`text` with its lines kept, each as `xml` has it."""
+    return "\n".join(xml(line) for line in text.splitlines())
+
+
+def label(text: str) -> str:
+    r"""A Prometheus label's value, without its quotes: `\`, `"` and new lines escaped."""
+    return visible(text, limit=MAX_CHARS).replace("\\", "\\\\").replace('"', '\\"')

@@ -1,4 +1,4 @@
-"""Report → Markdown: the published table with its notes, then every cell with its proofs."""
+"""Report → Markdown: each case's published document with its notes, then every cell with its proofs."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ from unicodedata import east_asian_width
 from orchestrator.messages import Language, say
 from orchestrator.report.columns import MEASURED
 from orchestrator.report.escape import fenced, markdown
-from orchestrator.report.model import Report, Section, build
+from orchestrator.report.model import Report, Section, Table, build, table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from orchestrator.report.columns import TableCell
+    from orchestrator.report.reference import Block, Entry, General, Reference, Row
 
 
 def report_text(result: Mapping[str, Any], language: Language = "zh") -> str:
     """The whole report. Raises ConfigError (E801) for a result that is not one."""
     report = build(result, language)
     blocks = [
-        f"# {markdown(report.title)}",
-        f"## {say('section.table', language)}",
-        _table_with_notes(report),
-        f"## {say('section.run', language)}",
+        *(block for one in report.references for block in _reference(one, report)),
+        f"### {say('section.run', language)}",
         _facts(report.facts),
         *(_section(section, language) for section in report.sections),
     ]
@@ -32,14 +31,79 @@ def report_text(result: Mapping[str, Any], language: Language = "zh") -> str:
 
 def table_text(result: Mapping[str, Any], language: Language = "zh") -> str:
     """The table and its notes alone, without a newline at its end. Raises ConfigError (E801)."""
-    return _table_with_notes(build(result, language))
+    made = table(result, language)
+    notes = _notes(made, range(1, len(made.notes) + 1))
+    text = _rows(made.rows, made.columns, made.headings)
+    return f"{text}\n\n{notes}" if notes else text
 
 
-def _table_with_notes(report: Report) -> str:
-    rows = [[_marked(row.texts[name]) for name in report.columns] for row in report.rows]
-    table = _table([report.headings[name] for name in report.columns], rows)
-    notes = "\n".join(f"[^{number}]: {markdown(text)}" for number, text in enumerate(report.notes, start=1))
-    return f"{table}\n\n{notes}" if notes else table
+def _reference(one: Reference, report: Report) -> list[str]:
+    """Headings and lists at the levels of the published documents."""
+    language = report.language
+    notes = _notes(report, one.notes)
+    return [
+        f"### {markdown(one.title)}",
+        f"#### {say('reference.environment', language)}",
+        *(_block(block) for block in one.environment),
+        f"### {say('reference.run', language)}",
+        f"* {say('reference.batch', language)}\n{_numbered(one.batch)}",
+        *(_block(block) for block in one.repeated),
+        f"* {say('reference.general', language)}",
+        _general(one.general, language),
+        f"* {say('reference.performance', language)}",
+        *([markdown(one.preface)] if one.preface else []),
+        _rows(one.rows, one.columns, report.headings),
+        *([notes] if notes else []),
+    ]
+
+
+def _block(block: Block) -> str:
+    lines = [line for entry in block.entries for line in _entry(entry, block.separator, indent="  ")]
+    return "\n".join([f"- ##### {markdown(block.heading)}", *lines])
+
+
+def _entry(entry: Entry, separator: str, *, indent: str) -> list[str]:
+    value = _marked(entry.value) if entry.value else ""
+    label = f"{markdown(entry.label)}{separator}" if entry.label else ""
+    own = f"{indent}- {label}{value}".rstrip()
+    return [
+        own,
+        *(line for child in entry.children for line in _entry(child, separator, indent=f"{indent}  ")),
+    ]
+
+
+def _numbered(entries: Iterable[Entry]) -> str:
+    lines = []
+    for number, entry in enumerate(entries, start=1):
+        lines.append(f"  {number}. {_marked(entry.value)}" if entry.value else f"  {number}.")
+        lines += [line for child in entry.children for line in _entry(child, "", indent="     ")]
+    return "\n".join(lines)
+
+
+def _general(rows: Iterable[General], language: Language) -> str:
+    headings = [say(f"general.{key}", language) for key in ("name", "value", "remark")]
+    return _table(
+        headings,
+        [
+            [_bold(row.label, row.bold), _bold(_marked(row.value), row.bold), markdown(row.remark)]
+            for row in rows
+        ],
+    )
+
+
+def _bold(text: str, bold: bool) -> str:
+    return f"**{text}**" if bold else text
+
+
+def _rows(rows: Sequence[Row], columns: Sequence[str], headings: Mapping[str, str]) -> str:
+    return _table(
+        [headings[name] for name in columns],
+        [[_marked(row.texts[name]) for name in columns] for row in rows],
+    )
+
+
+def _notes(made: Report | Table, numbers: Iterable[int]) -> str:
+    return "\n".join(f"[^{number}]: {markdown(made.notes[number - 1])}" for number in numbers)
 
 
 def _marked(cell: TableCell) -> str:
@@ -47,24 +111,20 @@ def _marked(cell: TableCell) -> str:
 
 
 def _section(section: Section, language: Language) -> str:
-    mark = f"**{section.verdict}**"
-    blocks = [
-        f"## {markdown(section.cell_id)}: {mark}"
-        if language == "en"
-        else f"## {markdown(section.cell_id)}：{mark}",
-        markdown(section.heading),
-    ]
+    heading = say("heading.cell", language, cell=markdown(section.cell_id))
+    blocks = [f"### {heading}**{markdown(section.verdict)}**", markdown(section.heading)]
     if section.verdict != MEASURED:
-        blocks.append(f"### {say('section.reasons', language)}")
+        blocks.append(f"#### {say('section.reasons', language)}")
         blocks.append("\n".join(f"- {markdown(reason)}" for reason in section.reasons))
     if section.traceback is not None:
-        blocks.append(f"### {say('section.traceback', language, rank=section.cause_rank)}")
+        rank = markdown(str(section.cause_rank))
+        blocks.append(f"#### {say('section.traceback', language, rank=rank)}")
         blocks.append(fenced(section.traceback))
     # A heading between them: two lists in a row would read as one.
-    blocks.append(f"### {say('section.facts', language)}")
+    blocks.append(f"#### {say('section.facts', language)}")
     blocks.append(_facts(section.facts))
     held = sum(held for _, held, _ in section.proofs)
-    blocks.append(f"### {say('section.proofs', language)} ({held}/{len(section.proofs)})")
+    blocks.append(f"#### {say('section.proofs', language)} ({held}/{len(section.proofs)})")
     blocks.append(_proofs(section.proofs, language))
     return "\n\n".join(blocks)
 

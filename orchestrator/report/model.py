@@ -1,33 +1,29 @@
-"""The result document → Report: rows, notes and sections in one language, ready for any format. Pure."""
+"""The result document → Report: documents, rows, notes and sections in one language, ready for any format.
+Pure.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.errors import ConfigError, Problem
-from orchestrator.messages import Language, say
-from orchestrator.report.columns import COLUMNS, Notes, TableCell, table_cell
+from orchestrator.messages import Language, proof_text, reason_text, say
+from orchestrator.report.columns import Notes, config_text
 from orchestrator.report.figures import facts_of_cell, facts_of_run
+from orchestrator.report.reference import Reference, Row, columns_of, references, table_rows
 from orchestrator.results import SCHEMA
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of the table; `texts` by column name, never by position."""
-
-    cell_id: str
-    verdict: str
-    proxy: bool
-    texts: dict[str, TableCell]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """What stands below the table about one cell. `proofs`: (name, held, detail)."""
+    """What stands below the tables about one cell. `proofs`: (name, held, detail)."""
 
     cell_id: str
     heading: str
@@ -42,28 +38,68 @@ class Section:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Texts as they are: the writer of a format escapes them. `notes` are numbered from 1, as
-    TableCell.notes.
+    TableCell.notes. `rows` are all cells', in their order; `references` has them again, case by case.
     """
 
     language: Language
-    title: str
     run_id: str
     columns: tuple[str, ...]
     headings: dict[str, str]
+    references: tuple[Reference, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
     facts: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """The rows of all cells alone, their notes numbered from 1."""
+
+    columns: tuple[str, ...]
+    headings: dict[str, str]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
 def build(result: Mapping[str, Any], language: Language) -> Report:
     """The report on one result document. Raises ConfigError (E801) when it is not of our schema."""
+    return guarded(result, lambda: _report(result, language))
+
+
+def table(result: Mapping[str, Any], language: Language) -> Table:
+    """The rows alone. Raises ConfigError (E801) when `result` is not of our schema."""
+    return guarded(result, lambda: _table(result, language))
+
+
+def guarded(result: Mapping[str, Any], make: Callable[[], T]) -> T:
+    """What `make` makes of `result`. Raises ConfigError (E801) when that is not of our schema, or holds a
+    number that JSON does not have.
+    """
     if result.get("schema") != SCHEMA:
         raise _no_result(f"its schema is {result.get('schema')!r}, not {SCHEMA}")
     try:
-        return _report(result, language)
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        if not _finite(result):
+            raise _no_result("it holds a number that is not finite")
+        return make()
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        IndexError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise _no_result(f"{type(error).__name__}: {error}") from error
+
+
+def _finite(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(_finite(one) for one in value.values())
+    if isinstance(value, list | tuple):
+        return all(_finite(one) for one in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _no_result(why: str) -> ConfigError:
@@ -73,44 +109,44 @@ def _no_result(why: str) -> ConfigError:
 
 def _report(result: Mapping[str, Any], language: Language) -> Report:
     notes = Notes()
-    # One table for all cells: a column that any of them has; a cell without it shows `/`, not applicable.
-    wanted = {name for cell in result["cells"] for name in cell["columns"]} | {"config"}
-    columns = tuple(name for name in COLUMNS if name in wanted)
-    rows = tuple(
-        Row(
-            cell_id=cell["cell_id"],
-            verdict=cell["verdict"],
-            proxy=cell["proxy"] is not None,
-            texts={name: table_cell(name, cell, notes, language) for name in columns},
-        )
-        for cell in result["cells"]
-    )
-    cases = ", ".join(dict.fromkeys(cell["case"] for cell in result["cells"]))
+    columns = columns_of(result["cells"])
+    made = references(result, notes, language)
+    # The same cells once more, in all columns of the run: every note has its number already.
+    rows = table_rows(result["cells"], columns, notes, language)
     return Report(
         language=language,
-        title=f"{say('title', language)}: {cases}"
-        if language == "en"
-        else f"{say('title', language)}：{cases}",
         run_id=result["run"]["run_id"],
         columns=columns,
-        headings={name: say(f"column.{name}", language) for name in columns},
+        headings=_headings(columns, language),
+        references=made,
         rows=rows,
         notes=notes.texts,
         facts=facts_of_run(result, language),
-        sections=tuple(
-            _section(cell, row, language) for cell, row in zip(result["cells"], rows, strict=True)
-        ),
+        sections=tuple(_section(cell, language) for cell in result["cells"]),
     )
 
 
-def _section(cell: Mapping[str, Any], row: Row, language: Language) -> Section:
+def _table(result: Mapping[str, Any], language: Language) -> Table:
+    notes = Notes()
+    columns = columns_of(result["cells"])
+    rows = table_rows(result["cells"], columns, notes, language)
+    return Table(columns=columns, headings=_headings(columns, language), rows=rows, notes=notes.texts)
+
+
+def _headings(columns: tuple[str, ...], language: Language) -> dict[str, str]:
+    return {name: say(f"column.{name}", language) for name in columns}
+
+
+def _section(cell: Mapping[str, Any], language: Language) -> Section:
     return Section(
         cell_id=cell["cell_id"],
-        heading=row.texts["config"].text,
+        heading=config_text(cell, language),
         verdict=cell["verdict"],
         facts=facts_of_cell(cell, language),
-        reasons=tuple(cell["reasons"]),
-        proofs=tuple((proof["name"], proof["held"], proof["detail"]) for proof in cell["proofs"]),
+        reasons=tuple(reason_text(reason, language) for reason in cell["reasons"]),
+        proofs=tuple(
+            (proof_text(proof["name"], language), proof["held"], proof["detail"]) for proof in cell["proofs"]
+        ),
         cause_rank=cell["cause_rank"],
         traceback=cell["traceback"],
     )

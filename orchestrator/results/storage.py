@@ -31,16 +31,26 @@ def write_atomic(path: Path, data: bytes) -> None:
     A full disk shows at the latest when the bytes are forced out, before anything is renamed.
     Raises CellError (E701) for a full disk or a refused write; the file beside is removed.
     """
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         make_folder(path.parent)
-        _write_new(beside, data)
+        replace_with(path, data, mode=0o600)
+    except OSError as error:
+        raise CellError(storage_problem(error, path, code="E701")) from error
+
+
+def replace_with(path: Path, data: bytes, *, mode: int, exactly: bool = False) -> None:
+    """Puts `data` in the place of `path` in one step; the file's mode is `mode`, less the umask unless
+    `exactly`.
+
+    Raises OSError, and leaves nothing beside.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        _write_new(beside, data, mode)
+        if exactly:
+            beside.chmod(mode)
         beside.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise CellError(storage_problem(error, path, code="E701")) from error
     except BaseException:
         # A signal in the middle must not leave its rubbish either.
         with contextlib.suppress(OSError):
@@ -61,8 +71,8 @@ def link_atomic(link: Path, target: str) -> None:
         raise CellError(storage_problem(error, link, code="E701")) from error
 
 
-def _write_new(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()

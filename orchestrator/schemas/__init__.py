@@ -1,4 +1,5 @@
-"""JSON Schemas of what people write, for their editors; generated from the dataclasses.
+"""JSON Schemas: of what people write, for their editors, and of what `nx8` writes, for programs that read it;
+generated from the dataclasses.
 
 `python -m orchestrator.schemas` writes them anew; a test asserts that they are.
 """
@@ -6,24 +7,43 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.cases import Case, DeviceConfig
 from orchestrator.cluster import Cluster
 from orchestrator.load import json_schema
+from orchestrator.schemas.outputs import Report, Result
 from orchestrator.vendors import Vendor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+#: What people write: unknown keys are refused.
 KINDS: dict[str, type] = {"case": Case, "cluster": Cluster, "device": DeviceConfig, "vendor": Vendor}
+#: What `nx8` writes: a later version may add keys, and a reader passes over those it does not know.
+OUTPUTS: dict[str, type] = {"result": Result, "report": Report}
 
 
 def texts() -> dict[str, str]:
     """File name → text of each schema."""
+    made = {name: json_schema(kind) for name, kind in KINDS.items()}
+    made |= {name: _open(json_schema(kind)) for name, kind in OUTPUTS.items()}
     return {
-        f"{name}.schema.json": json.dumps(json_schema(kind), indent=2, ensure_ascii=False) + "\n"
-        for name, kind in KINDS.items()
+        f"{name}.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+        for name, schema in made.items()
+    }
+
+
+def _open(schema: Any) -> Any:
+    """The schema with further keys allowed, at every depth."""
+    if isinstance(schema, list):
+        return [_open(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: _open(part)
+        for key, part in schema.items()
+        if not (key == "additionalProperties" and part is False)
     }
 
 

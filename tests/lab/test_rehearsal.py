@@ -43,7 +43,7 @@ def left_on(bed: Any) -> list[str]:
     """Containers, run folders, monitors and locks of ours that stand on the nodes."""
     look = (
         "docker ps -aq --filter label=nx8.run;"
-        " ls -d /srv/nx8/runs/*/* /srv/nx8/lock 2>/dev/null;"
+        " ls -d /srv/nx8/runs/* /tmp/nx8.lock* 2>/dev/null;"
         " pgrep -f '[m]onitor.py' || true"
     )
     return [f"{node.name}: {one}" for node in bed.nodes for one in bed.on(node, look).split()]
@@ -68,7 +68,9 @@ def test_a_rehearsal_is_measured_through_the_vendor_s_own_probe(vendor: str, lab
     assert 0 < memory["value"] < cell["metrics"]["memory_capacity_bytes"]["value"]
     assert cell["metrics"]["mfu_published"]["value"] is None
     assert "（rehearsal）" in done.stdout
-    assert all(re.fullmatch("sha256:[0-9a-f]{64}", one) for one in result["environment"]["images"].values())
+    images = result["environment"]["images"].values()
+    assert all(re.fullmatch("sha256:[0-9a-f]{64}", one["id"]) for one in images)
+    assert all(one["versions"]["torch"] for one in images)
     assert set(result["environment"]["nodes"]) == {node.name for node in bed.nodes}
     assert left_on(bed) == []
     assert nx8(bed.workspace.home, "parse", folder.name).returncode == 0
@@ -111,11 +113,11 @@ def test_a_node_that_another_run_holds_is_busy_and_nothing_is_touched(labs: Labs
     bed = labs(VENDOR)
     last = bed.nodes[-1]
     owner = json.dumps({"token": "t", "run": "theirs", "user": "ann", "host": "h", "pid": 1, "since": "noon"})
-    bed.on(last, "mkdir -p /srv/nx8/lock && cat > /srv/nx8/lock/owner.json", stdin=owner.encode())
+    bed.on(last, "mkdir -p /tmp/nx8.lock && cat > /tmp/nx8.lock/owner.json", stdin=owner.encode())
     try:
         done = run(bed)
     finally:
-        bed.on(last, "rm -r /srv/nx8/lock")
+        bed.on(last, "rm -r /tmp/nx8.lock")
     assert done.returncode == 6, done.stderr
     assert "E601" in done.stderr
     assert last.name in done.stderr
@@ -215,6 +217,17 @@ def full_disk(bed: Any) -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def work_dir_behind_a_link(bed: Any) -> Iterator[str]:
+    bed.on(bed.nodes[0], "mkdir -p /srv/linked")
+    bed.on(bed.nodes[1], "ln -sfn nx8 /srv/linked")
+    other_cluster(bed, "linked", lambda text: text.replace("/srv/nx8\n", "/srv/linked/work\n"))
+    try:
+        yield "linked"
+    finally:
+        bed.on(bed.nodes[1], "rm /srv/linked")
+
+
+@contextlib.contextmanager
 def node_down(bed: Any) -> Iterator[str]:
     faults.cut_link(bed.nodes[1])
     try:
@@ -239,6 +252,7 @@ def silent(bed: Any) -> Iterator[str]:
         (docker_not_allowed, "E232"),
         (docker_down, "E233"),
         (full_disk, "E234"),
+        (work_dir_behind_a_link, "E247"),
         (node_down, "E202"),
         (silent, "E203"),
     ],

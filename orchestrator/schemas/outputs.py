@@ -1,0 +1,310 @@
+"""The shape of result.json and of `nx8 report --format json`, as their JSON Schemas describe it. derive/ and
+report/ make the documents; nothing reads them back into these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
+
+from orchestrator.cases import Document
+
+Count = Annotated[int, Ge(0)]
+Number = float | int
+Verdict = Literal["MEASURED", "INVALID", "FAILED", "NOT_RUN"]
+Direction = Literal["higher", "lower", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    run_id: str
+    created_utc: str
+    nonce: str
+    cluster: str
+    vendor: str
+    transport: str
+    argv: list[str] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """`host`: the machine that nx8 ran on; `nodes`: node name → its facts; `images`: tag → what it is, in
+    older results its id alone. Unknown facts are null, with the reason in the node's `unknown`.
+    """
+
+    host: dict[str, Any] | None
+    git: dict[str, Any] | None
+    nodes: dict[str, dict[str, Any]] | None = None
+    images: dict[str, str | dict[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    name: str
+    seconds: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """`path` below the run's or the cell's folder."""
+
+    path: str
+    size: Count
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    why: str
+    of: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    label: str
+    compute_dtype: str
+    mechanism: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parallel:
+    data_parallel_size: Count
+    world_size: Count
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """global_batch_size = micro_batch_size × data_parallel_size × gradient_accumulation_steps."""
+
+    sequence_length: Count
+    micro_batch_size: Count
+    gradient_accumulation_steps: Count
+    data_parallel_size: Count
+    world_size: Count
+    global_batch_size: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    warmup_steps: Count
+    measured_steps: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flops:
+    """FLOPs per token = multiplier × parameters."""
+
+    multiplier: Count
+    parameters: Count
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peak:
+    """The device's dense peak for `dtype`; null with its reason."""
+
+    dtype: str
+    tflops: Number | None
+    source: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    name: str
+    held: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A value, or null with the reason; fractions are fractions. docs/metrics.md says what each is."""
+
+    value: Number | None
+    unit: str
+    direction: Direction
+    reason: str | None
+    formula: str
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """What the case's published document says beside what the run found out."""
+
+    words: Document
+    default_batch: dict[str, int]
+    sources: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostSeen:
+    started: bool
+    not_run_reason: str | None
+    launcher_exit: int | None
+    launcher_wall_s: Number | None
+    stopped: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankProblem:
+    line: int
+    reason: str
+    sample: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rank:
+    rank: Count
+    node_rank: Count
+    records: Count
+    problems: list[RankProblem]
+    hostname: str | None
+    os: str | None
+    device_name: str | None
+    versions: dict[str, str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One case × device × scale × stage of a run."""
+
+    cell_id: str
+    case: str
+    vendor: str
+    device: str
+    device_display: str
+    num_nodes: Count
+    devices_per_node: Count
+    stage: str | None
+    proxy: Proxy | None
+    config_hash: str
+    columns: list[str]
+    fix_hp: str
+    changed: dict[str, str]
+    engine: str
+    device_type: str
+    backend: str
+    precision: Precision
+    parallel: Parallel
+    zero_stage: Count
+    recompute: str
+    attention: str
+    seed: Count
+    batch: Batch
+    steps: Steps
+    model: dict[str, Any]
+    data: dict[str, Any]
+    flops: Flops
+    peak: Peak
+    verdict: Verdict
+    reasons: list[str]
+    cause_rank: int | None
+    traceback: str | None
+    proofs: list[Proof]
+    metrics: dict[str, Metric]
+    host_seen: HostSeen
+    ranks: list[Rank]
+    files: list[File]
+    rehearsal: str | None = None
+    document: Words | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """result.json of a run."""
+
+    schema: Literal["nx8.result/1"]
+    parser_version: int
+    nx8_version: str | None
+    run: Run
+    environment: Environment
+    phases: list[Phase] | None
+    overhead_s: Number | None
+    exit_code: Count
+    files: list[File]
+    cells: list[Cell]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportColumn:
+    name: str
+    heading: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportMetric:
+    value: Number | None
+    unit: str
+    direction: Direction
+    reason: str | None
+    formula: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportRow:
+    """`texts`: what the table shows, by column; `metrics`: the figures with every digit."""
+
+    cell_id: str
+    case: str
+    verdict: Verdict
+    proxy: bool
+    reasons: list[str]
+    texts: dict[str, str]
+    metrics: dict[str, ReportMetric]
+    notes: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportEntry:
+    label: str
+    text: str | None
+    notes: list[int]
+    children: list[ReportEntry]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportBlock:
+    name: str
+    heading: str
+    entries: list[ReportEntry]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneralRow:
+    name: str
+    label: str
+    text: str
+    notes: list[int]
+    remark: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportDocument:
+    """One case's published document; `cells`: the rows of its table, by cell_id."""
+
+    case: str
+    title: str
+    environment: list[ReportBlock]
+    batch: list[ReportEntry]
+    general: list[GeneralRow]
+    preface: str | None
+    columns: list[ReportColumn]
+    cells: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """`nx8 report --format json`. `notes`: number → text."""
+
+    schema: Literal["nx8.report/1"]
+    run_id: str
+    language: Literal["zh", "en"]
+    columns: list[ReportColumn]
+    rows: list[ReportRow]
+    documents: list[ReportDocument]
+    notes: dict[str, str]
