@@ -720,3 +720,17 @@ def test_a_shipped_file_with_a_damaged_byte_is_a_value_or_a_config_error(data: s
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     reads_or_refuses(bytes(content), KINDS[noun])
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["password: hunter2", 'site: {api_token: "hunter2"}', "ssh: {'key-passphrase' : hunter2, port: 1}"],
+)
+def test_a_secret_that_does_not_belong_there_is_not_shown_with_its_line(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(f"schema: 1\n{line}\n")
+    with pytest.raises(ConfigError) as refused:
+        load(file, Cluster)
+    said = "\n".join(str(problem) for problem in refused.value.problems)
+    assert "***" in said
+    assert "hunter2" not in said

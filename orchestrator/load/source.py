@@ -28,6 +28,10 @@ LINE_BREAK = re.compile(r"\r\n|\r|\n")
 FORBIDDEN = re.compile(
     "[^\t\n\r -~\u00a0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 )
+#: A key that nobody should have written there, and what stands behind it: the line is shown, that is not.
+SECRET = re.compile(
+    r"""(?i)((?:password|passwd|passphrase|secret|token|api[_-]?key|credentials?)["']?\s*[:=]\s*)\S.*"""
+)
 #: Unicode categories that can move a cursor, turn text around or hide it.
 UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
@@ -58,7 +62,7 @@ class Source:
         text = self.lines[line - 1]
         column = at.column if line == at.line else len(text) + 1
         end = at.end_column if at.end_line == line else len(text) + 1
-        shown = clean(text)
+        shown = SECRET.sub(r"\1***", clean(text))
         if len(shown) > MAX_EXCERPT:
             shown = shown[: MAX_EXCERPT - 1] + "…"
         pointed = text[column - 1 : min(end - 1, MAX_EXCERPT)]
