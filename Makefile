@@ -59,6 +59,7 @@ golden: $(VENV)/.dev ## rewrite golden texts and JSON Schemas; read the diff bef
 perf: $(VENV)/.perf ## our trainer beside Hugging Face's, our fan-out beside pdsh, our parser beside json: paired
 	$(BIN)/python tests/perf/trainer_vs_hf.py $(ARGS)
 	$(BIN)/python -m tests.perf.fanout
+	$(BIN)/python -m tests.perf.overhead
 	$(BIN)/python -m tests.perf.parsing --gigabyte
 
 fuzz: $(VENV)/.dev ## a million inputs for everything that reads what others wrote

@@ -61,6 +61,7 @@ class Engine:
         """
         import docker.errors
         import requests
+        import urllib3
 
         deadline = time.monotonic() + limit_s
         try:
@@ -73,6 +74,8 @@ class Engine:
                 rm=True,
                 forcerm=True,
                 decode=True,
+                # The SDK asks for no limit at all unless it is told one.
+                timeout=min(SILENCE_S, limit_s),
             ):
                 heard(str(said.get("stream", "")).encode("utf-8", "replace"))
                 if "error" in said:
@@ -80,7 +83,11 @@ class Engine:
                     raise Cut("docker build failed")
                 if time.monotonic() > deadline:
                     raise Cut(f"the build was cut after {limit_s:g} s")
-        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        except (
+            docker.errors.DockerException,
+            requests.exceptions.RequestException,
+            urllib3.exceptions.HTTPError,
+        ) as error:
             raise Cut(f"the build was cut: {_words(error)}") from error
 
     def save(self, tag: str, file: IO[bytes]) -> int:
@@ -96,10 +103,15 @@ class Engine:
     def _answering(self, doing: str | None = None) -> Iterator[None]:
         import docker.errors
         import requests
+        import urllib3
 
         try:
             yield
-        except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        except (
+            docker.errors.DockerException,
+            requests.exceptions.RequestException,
+            urllib3.exceptions.HTTPError,
+        ) as error:
             raise _silent(self._socket, error, doing) from error
 
 

@@ -18,6 +18,7 @@ from orchestrator.hosts import known_hosts_file
 from orchestrator.images import Provider
 from orchestrator.multimodal.preparedset import IMAGE_FOLDER, IMAGE_LIST, MANIFEST
 from orchestrator.preflight import preflight
+from orchestrator.remote.connection import Settings
 from orchestrator.remote.pool import Pool
 from orchestrator.versions import of_images
 
@@ -64,7 +65,9 @@ class Fleet:
         cluster = self._selection.cluster
         known = known_hosts_file(self._workspace, self._selection.cluster_name, cluster)
         self._view.phase("connect", f"{len(cluster.nodes)} nodes of {self._selection.cluster_name}")
-        self._pool = self._exits.enter_context(Pool.open(cluster, cluster.nodes, known))
+        # Connected when they are looked at: one error then names those that are down and those that lack
+        # something.
+        self._pool = self._exits.enter_context(Pool(Settings.of(cluster, known), cluster.nodes))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -309,6 +312,13 @@ def _held(remote: Remote, paths: tuple[str, ...]) -> dict[str, str | None]:
     for at in range(0, len(paths), ASKED_AT_ONCE):
         some = paths[at : at + ASKED_AT_ONCE]
         found |= dict(zip(some, remote.sha256(*some), strict=True))
+        silent = [path for path in some if found[path] is None]
+        for path, one in zip(silent, remote.stat(*silent) if silent else (), strict=True):
+            if one.get("exists") is not False:
+                # Never written over: a link may lead to data that others use.
+                found[path] = (
+                    f"not to be had, it is a {one.get('kind', 'file')} that our account does not read"
+                )
     return found
 
 

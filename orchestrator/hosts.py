@@ -167,22 +167,27 @@ def compared(node: str, listed_as: str, shown: dict[str, bytes], known: dict[str
 
 def store(survey: Survey, *, replace: bool) -> int:
     """Writes what was found into the file, keys of other hosts kept; returns how many keys are new there.
-    Changed keys are written only with `replace`, gone ones removed only then.
+    Changed keys are written only with `replace`, gone ones removed only then; revoked ones never, and the
+    lines that revoke them stay.
     """
     keys: dict[str, dict[str, bytes]] = {}
-    for known in hosts_file.load(survey.file).keys:
-        for name in known.names:
+    stored = hosts_file.load(survey.file).keys
+    revoked = tuple(known for known in stored if known.revoked)
+    for known in stored:
+        for name in () if known.revoked else known.names:
             keys.setdefault(name, {})[known.kind] = known.blob
+    refused = {known.blob for known in revoked}
     written = 0
     held = {(key.listed_as, key.kind) for key in survey.changed} if not replace else set()
     stopped = {key.listed_as for key in survey.changed} if not replace else set()
-    for name, found in survey.found.items():
+    for name, shown in survey.found.items():
+        found = {kind: blob for kind, blob in shown.items() if blob not in refused}
         if name in stopped:
             continue
         before = keys.get(name, {})
         written += sum(before.get(kind) != blob for kind, blob in found.items() if (name, kind) not in held)
         keys[name] = dict(found)
-    hosts_file.store(survey.file, keys)
+    hosts_file.store(survey.file, keys, revoked=revoked)
     return written
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from orchestrator.vendors import Vendor
 
 COMMAND_LIMIT_S = 12.0
+CONNECT_LIMIT_S = 12.5
+#: Connecting and looking together: by then every bad node is named.
+LOOK_LIMIT_S = 15.0
 FACTS_LIMIT_S = versions.NODE_LIMIT_S + 15.0
 #: Room for an image layer, logs and records; the image itself is checked by the build, which knows its size.
 LEAST_FREE_BYTES = 2 * 1024**3
@@ -77,6 +80,7 @@ def preflight(pool: Pool, planned: Plan, cluster: Cluster, vendor: Vendor) -> di
 
     def look(remote: Remote) -> Looked:
         problems: list[Problem] = []
+        remote.connect(limit_s=CONNECT_LIMIT_S)
         hello = remote.hello(timeout_s=COMMAND_LIMIT_S)
         version = _docker(remote, problems)
         problems += _crooked(remote, cluster)
@@ -96,7 +100,7 @@ def preflight(pool: Pool, planned: Plan, cluster: Cluster, vendor: Vendor) -> di
             raise PreflightError(problems)
         return Looked(hello=hello, docker=version, free_bytes=free)
 
-    looked = pool.each(look, limit_s=COMMAND_LIMIT_S + 3.0)
+    looked = pool.each(look, limit_s=LOOK_LIMIT_S)
     # In a second pass: a tool of the vendor that takes its time must not make its node a silent one.
     return pool.each(
         lambda remote: node_facts(remote, looked[remote.name], cluster, vendor), limit_s=FACTS_LIMIT_S

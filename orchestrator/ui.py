@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -44,12 +44,46 @@ def is_live(stream: TextIO, environment: Mapping[str, str]) -> bool:
     return stream.isatty()
 
 
-def tolerate_any_encoding() -> None:
-    """A terminal that cannot show a character shows `?` instead of ending the run."""
+def tolerate_any_reader() -> None:
+    """A terminal that cannot show a character shows `?`, and one that has gone hears no more; neither ends
+    the run, whose result and exit code do not depend on who looks.
+    """
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
+    sys.stdout, sys.stderr = cast("TextIO", Steady(sys.stdout)), cast("TextIO", Steady(sys.stderr))
+
+
+class Steady:
+    """A stream whose reader may go away: what is written after that goes nowhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError:
+            self._mute()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._mute()
+
+    def _mute(self) -> None:
+        """The descriptor itself, so that what is still buffered does not fail at the interpreter's end."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(null, self._stream.fileno())
+        finally:
+            os.close(null)
 
 
 def view(stream: TextIO | None = None, environment: Mapping[str, str] | None = None) -> Plain | Live:

@@ -92,8 +92,8 @@ def in_image(
         return stored
     answers = _heard_in(remote, image, argvs, labels=labels or {}, command_limit_s=command_limit_s)
     found = read_versions(commands, answers)
-    # Only what the image itself said: a container that did not start may start the next time.
-    if any(answer.why is None for answer in answers.values()):
+    # Only what the image itself said: a command that took too long may answer the next time.
+    if all(answer.why is None for answer in answers.values()):
         _keep(remote, folder, kept, found)
     return found
 
@@ -295,5 +295,11 @@ def _stored(remote: Remote, path: str, commands: Mapping[str, VersionCommand]) -
 
 
 def _keep(remote: Remote, folder: str, path: str, found: Versions) -> None:
-    remote.make_dirs(folder)
-    remote.write(path, json.dumps(asdict(found)).encode("utf-8"), timeout_s=FILE_LIMIT_S)
+    """For the next run, where it can be kept: a folder of another account's is no reason not to train."""
+    try:
+        remote.make_dirs(folder)
+        remote.write(path, json.dumps(asdict(found)).encode("utf-8"), timeout_s=FILE_LIMIT_S)
+    except LinkLost:
+        raise
+    except RemoteError:
+        return

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import struct
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -243,3 +245,16 @@ def test_ranks_meet_at_the_fabric_address_or_the_host_name_behind_an_alias(tmp_p
     with pytest.raises(ConfigError) as caught:
         met_at(loopback.Node(name="odd"))
     assert caught.value.problems[0].code == "E250"
+
+
+def test_a_revoked_key_stays_revoked_when_others_are_pinned(tmp_path: Path) -> None:
+    file = tmp_path / "lab.known_hosts"
+    head = struct.pack(">I", 11) + b"ssh-ed25519" + struct.pack(">I", 32)
+    bad, good = head + b"7" * 32, head + b"9" * 32
+    file.write_text(f"@revoked node1 ssh-ed25519 {base64.b64encode(bad).decode()}\n")
+    found = {"node2": {"ssh-ed25519": good}, "node1": {"ssh-ed25519": bad}}
+    hosts.store(hosts.Survey(file=file, keys=(), found=found, failed=None), replace=False)
+    stored = known_hosts.load(file)
+    assert [key.revoked for key in stored.keys if key.blob == bad] == [True]
+    assert stored.of("node1") == ()
+    assert [key.blob for key in stored.of("node2")] == [good]

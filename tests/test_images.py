@@ -327,7 +327,7 @@ class FakePool:
         self.nodes = {node.name: node for node in nodes}
 
     def settle(
-        self, function: Callable[[Any], Any], *, nodes: Iterable[str], limit_s: float = 0
+        self, function: Callable[[Any], Any], *, nodes: Iterable[str], limit_s: float = 0, gang: bool = False
     ) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name in nodes:

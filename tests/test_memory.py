@@ -141,3 +141,15 @@ def test_the_highest_temperature_of_the_window_stands_beside() -> None:
     )
     assert memory(log).details["temperature_max_c"] == 64.0
     assert memory(log_of(seen(4, 40, 40))).details["temperature_max_c"] is None
+
+
+@pytest.mark.parametrize("blind", [(41.0,), (41.0, None)])
+def test_memory_of_which_a_device_is_missing_is_no_memory(blind: tuple[float | None, ...]) -> None:
+    first = seen(4.0, *(0.0 if one is None else one for one in blind))
+    samples = tuple(
+        sample if one is not None else replace(sample, memory_used_bytes=None)
+        for sample, one in zip(first.samples, blind, strict=True)
+    )
+    metric = memory(log_of(replace(first, samples=samples)))
+    assert metric.value is None
+    assert "no memory sample of device 1 on" in (metric.reason or "")

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 import paramiko
 import pytest
 
-from orchestrator.errors import BuildError, Exit, PreflightError, Problem
+from orchestrator.errors import BuildError, Exit, Nx8Error, PreflightError, Problem
 from orchestrator.node import BOOTSTRAP
 from orchestrator.remote import Completed, LinkLost, OverTime, Pool, Refused, Remote, RemoteError
-from orchestrator.remote.errors import MAPPED, UnknownHostKey, ours
+from orchestrator.remote.errors import MAPPED, GivenUp, UnknownHostKey, ours
+from orchestrator.remote.pool import failures, in_parallel, was_silent
 from orchestrator.remote.remote import MAX_CHANNELS
 from tests import loopback
 
@@ -705,3 +706,47 @@ def test_a_node_that_is_silent_in_a_call_is_cut_off_and_named(server: Sshd) -> N
         with pytest.raises(PreflightError, match=r"E213.*slow"):
             opened.each(work, limit_s=2)
         assert time.monotonic() - before < 10
+
+
+def waiting(name: str, gone: dict[str, threading.Event]) -> str:
+    """Works until it is cut off, as a command of a node does whose link is closed."""
+    assert gone[name].wait(120)
+    return name
+
+
+def test_a_gang_does_not_wait_for_the_slowest_when_one_has_failed() -> None:
+    gone = {name: threading.Event() for name in ("slow", "bad")}
+
+    def work(name: str) -> str:
+        if name == "bad":
+            raise PreflightError(Problem(code="E236", message="bad: no"))
+        return waiting(name, gone)
+
+    def given_up(name: str, failed: str) -> Nx8Error:
+        gone[name].set()
+        return GivenUp.of("E213", f"not waited for: {failed}", node=name, phase="command", help="")
+
+    found = in_parallel(work, ["slow", "bad"], gang_s=0.2, given_up=given_up)
+    assert isinstance(found["slow"], GivenUp)
+    assert list(failures(found)) == ["bad"]
+
+
+def test_who_is_interrupted_leaves_nobody_at_work_and_nobody_to_begin() -> None:
+    names = [f"n{number}" for number in range(70)]
+    gone = {name: threading.Event() for name in names}
+    begun: list[str] = []
+
+    def work(name: str) -> str:
+        begun.append(name)
+        if name == "n3":
+            raise KeyboardInterrupt
+        return waiting(name, gone)
+
+    def silent(name: str, _limit_s: float) -> Nx8Error:
+        gone[name].set()
+        return was_silent(name, 0.0)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_parallel(work, names, silent=silent)
+    assert all(gone[name].is_set() for name in names if name != "n3")
+    assert len(begun) <= 66

@@ -467,3 +467,16 @@ def test_another_run_s_records_are_found_out(stored: tuple[Path, Done], good: tu
     cell = reparsed(done)
     assert cell["verdict"] == "INVALID"
     assert "nonce" in [one["name"] for one in cell["proofs"] if not one["held"]]
+
+
+def test_a_run_nobody_reads_ends_as_it_would_have(home: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = (sys.executable, "-m", "orchestrator", "--home", str(home), "run", "llama2_7b", "--steps", "2")
+    try:
+        done = subprocess.run(argv, stdout=writing, stderr=writing, timeout=DEADLINE_S)
+    finally:
+        os.close(writing)
+    assert done.returncode == 0
+    result = json.loads((newest(home) / "result.json").read_text("utf-8"))
+    assert [cell["verdict"] for cell in result["cells"]] == ["MEASURED"]

@@ -222,3 +222,13 @@ def test_the_host_has_memory_cores_and_a_kernel() -> None:
     assert host.cpu_count >= 1
     assert host.kernel
     assert facts.process_age_s() > 0
+
+
+def test_who_looks_may_go_away_and_nothing_ends() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        steady = ui.Steady(stream)
+        for _ in range(3):
+            assert steady.write("a line\n" * 20_000) > 0
+            steady.flush()

@@ -32,7 +32,7 @@ def command(ctx: click.Context, /, lang: Language, **given: Any) -> int:
     from orchestrator.run import run
     from orchestrator.signals import Signals
 
-    ui.tolerate_any_encoding()
+    ui.tolerate_any_reader()
     with Signals() as signals:
         folder = run(
             workspace_of(ctx),

@@ -70,13 +70,13 @@ def started(
     containers: Containers | None = None
     try:
         run = files.path.parent.parent
-        pool.each(lambda remote: _prepare(nodes[remote.name], cell, work_dir, run), nodes=nodes)
-        pool.each(lambda remote: _create(nodes[remote.name], cell, images), nodes=nodes)
+        pool.each(lambda remote: _prepare(nodes[remote.name], cell, work_dir, run), nodes=nodes, gang=True)
+        pool.each(lambda remote: _create(nodes[remote.name], cell, images), nodes=nodes, gang=True)
         _look_at_port(nodes[cell.launches[0].node])
         if cell.probe is not None:
             pool.each(lambda remote: nodes[remote.name].watch(cell, limit_s=monitor_limit_s), nodes=nodes)
         started_s = time.monotonic()
-        pool.each(lambda remote: _start(nodes[remote.name]), nodes=nodes)
+        pool.each(lambda remote: _start(nodes[remote.name]), nodes=nodes, gang=True)
         containers = Containers(list(nodes.values()), pool, started_s=started_s)
         yield containers
     finally:

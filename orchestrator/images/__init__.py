@@ -143,7 +143,7 @@ class Provider:
             logged_in(self.pool, self.credentials, self.nodes, self.room, self.view) as env,
             self.room.opened(self.pool, self.nodes, HAND_ON, self.view),
         ):
-            raise_all(self.pool.settle(one, nodes=self.nodes))
+            raise_all(self.pool.settle(one, nodes=self.nodes, gang=True))
         return image_ids(self.pool, context, self.nodes)[self.nodes[0]]
 
     def _pulled(self, context: Context, _engine: str, _found: dict[str, str | None]) -> str | None:

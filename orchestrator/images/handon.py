@@ -205,7 +205,7 @@ def _served(
             deliver(remote, parcels[remote.name], spool, path)
             _load(remote, path, tag, wanted)
 
-        heard = pool.settle(serve, nodes=tuple(parcels))
+        heard = pool.settle(serve, nodes=tuple(parcels), gang=True)
     return {name: value if isinstance(value, Nx8Error) else None for name, value in heard.items()}
 
 

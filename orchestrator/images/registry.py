@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator import docker
-from orchestrator.errors import BuildError, ConfigError, Nx8Error, Problem
+from orchestrator.errors import BuildError, ConfigError, Problem
 from orchestrator.images.log import masked
 from orchestrator.images.room import LOGIN
+from orchestrator.remote.pool import failures
 from orchestrator.text import Line, fits
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def logged_in(
 
     with room.opened(pool, nodes, LOGIN, view):
         view.phase("login", f"{who.user} at {who.registry}, on {', '.join(nodes)}")
-        raise_all(pool.settle(log_in, nodes=nodes))
+        raise_all(pool.settle(log_in, nodes=nodes, gang=True))
         yield env
 
 
@@ -132,11 +133,11 @@ def pull(
                 )
             )
 
-    raise_all(pool.settle(take, nodes=nodes))
+    raise_all(pool.settle(take, nodes=nodes, gang=True))
 
 
 def raise_all(heard: Mapping[str, object]) -> None:
     """One BuildError with the problems of every node that failed, each once."""
-    problems = [one for value in heard.values() if isinstance(value, Nx8Error) for one in value.problems]
+    problems = [one for error in failures(heard).values() for one in error.problems]
     if problems:
         raise BuildError(dict.fromkeys(problems))

@@ -151,6 +151,11 @@ def _fullest(cell: Cell, watched: Iterable[Watched]) -> tuple[int, Sample]:
             for sample in node.samples(cell.devices_per_node)
             if sample.memory_used_bytes is not None and sample.memory_total_bytes
         ]
+        blind = sorted(set(range(cell.devices_per_node)) - {sample.index for sample in known})
+        if known and blind:
+            devices = ", ".join(map(str, blind))
+            name = next(launch.node for launch in cell.launches if launch.node_rank == node.node_rank)
+            raise NoValueError(f"the vendor's probe gave no memory sample of device {devices} on {name}")
         if not known:
             name = next(launch.node for launch in cell.launches if launch.node_rank == node.node_rank)
             raise NoValueError(f"the vendor's probe gave no memory sample on {name} {node.where}")

@@ -664,7 +664,9 @@ def do_lock(request, _body):
     # Whoever finds the node busy may read why, whatever account it is.
     os.mkdir(beside, 0o755)
     try:
+        os.chmod(beside, 0o755)  # noqa: S103 - read by any account, whatever the umask of this one
         fd = os.open(os.path.join(beside, b"owner.json"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        os.fchmod(fd, 0o644)
         write_all(fd, dumps(request["owner"]).encode())
         os.fsync(fd)
         os.close(fd)

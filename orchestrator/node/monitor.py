@@ -61,16 +61,23 @@ def why_to_end(config, asked, started_s):
 def probe(config, began_s):
     record = {"t_s": began_s, "rc": None, "out": "", "err": ""}
     try:
-        done = subprocess.run(
+        # A session of its own: what a probe that hangs has started ends with it.
+        probe = subprocess.Popen(
             config["argv"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            timeout=config["timeout_s"],
+            start_new_session=True,
         )
-        record.update(rc=done.returncode, out=text(done.stdout), err=text(done.stderr))
-    except subprocess.TimeoutExpired:
-        record["err"] = "no answer within {:g} s".format(config["timeout_s"])
+        try:
+            out, err = probe.communicate(timeout=config["timeout_s"])
+            record.update(rc=probe.returncode, out=text(out), err=text(err))
+        except subprocess.TimeoutExpired:
+            record["err"] = "no answer within {:g} s".format(config["timeout_s"])
+            os.killpg(probe.pid, signal.SIGKILL)
+            probe.wait()
+            probe.stdout.close()
+            probe.stderr.close()
     except OSError as error:
         record["err"] = str(error)
     record["took_s"] = time.monotonic() - began_s

@@ -47,6 +47,10 @@ class OverTime(RemoteError):  # noqa: N818
     """The node did not answer, or the command did not end, within its limit."""
 
 
+class GivenUp(OverTime):
+    """Another node failed, and this one was not waited for any longer."""
+
+
 class Refused(RemoteError):  # noqa: N818
     """The node's agent would not do it, or the node's kernel did not let it (`errno`)."""
 

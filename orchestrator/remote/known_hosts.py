@@ -128,12 +128,18 @@ def _matches(pattern: str, name: str) -> bool:
     return pattern == name
 
 
-def store(path: Path, keys: dict[str, dict[str, bytes]]) -> None:
-    """Writes `keys`, name → type → key, in place of what the file had; beside, then renamed."""
+def store(path: Path, keys: dict[str, dict[str, bytes]], *, revoked: tuple[HostKey, ...] = ()) -> None:
+    """Writes `keys`, name → type → key, and the `revoked` ones in place of what the file had; beside, then
+    renamed.
+    """
     lines = ["# Host keys of this cluster's nodes; written by `nx8 hosts pin`. Any other key is refused.\n"]
     for name in sorted(keys):
         kinds = sorted(keys[name], key=TYPES.index)
         lines += [f"{name} {kind} {base64.b64encode(keys[name][kind]).decode()}\n" for kind in kinds]
+    lines += [
+        f"@revoked {','.join(one.names)} {one.kind} {base64.b64encode(one.blob).decode()}\n"
+        for one in revoked
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with beside.open("w", encoding="utf-8") as file:
