@@ -4,19 +4,23 @@ change.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from orchestrator.text import Line, Name
+from orchestrator.text import Line, Name, RelativePath
 
 PositiveInt = Annotated[int, Ge(1)]
 PositiveFloat = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
-Precision = Literal["fp32", "amp", "bf16", "fp16"]
+Precision = Literal["fp32", "tf32", "amp", "bf16", "fp16"]
 Recompute = Literal["none", "full"]
 Engine = Literal["deepspeed", "ddp"]
+Attention = Literal["sdpa", "flash_attn_2"]
+StageName = Literal["pretrain", "finetune"]
+#: Parts of a LLaVA that a stage may train; its tower is never trained.
+TrainedPart = Literal["projector", "language_model"]
 #: Columns a table may have, by our own names; report/ knows the published wording of each.
 Column = Literal[
     "config",
@@ -36,15 +40,47 @@ TunableKey = Literal[
     "gradient_accumulation_steps",
     "precision",
     "recompute",
+    "attention",
     "overlap_comm",
 ]
+#: Of those, what a device may also change in one stage alone.
+BATCH_KEYS = ("sequence_length", "micro_batch_size", "gradient_accumulation_steps")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vision:
+    """CLIP's image tower (arXiv:2103.00020). `num_layers` counts those of the published model; of them
+    `feature_layer` is read, -2 the last but one, and the layers behind it are not built.
+    """
+
+    hidden_size: PositiveInt
+    num_layers: PositiveInt
+    num_heads: PositiveInt
+    ffn_hidden_size: PositiveInt
+    image_size: PositiveInt
+    patch_size: PositiveInt
+    norm_eps: PositiveFloat
+    init_std: PositiveFloat
+    feature_layer: int
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}")
+        number = self.feature_layer
+        built = number + self.num_layers + 1 if number < 0 else number
+        if not 1 <= built <= self.num_layers:
+            raise ValueError(f"feature_layer {number} of {self.num_layers} layers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A llama-shaped decoder (arXiv:2302.13971, 2307.09288)."""
+    """A llama-shaped decoder (arXiv:2302.13971, 2307.09288); for `llava` with a tower and a projector of two
+    layers before it (arXiv:2310.03744).
+    """
 
-    architecture: Literal["llama"]
+    architecture: Literal["llama", "llava"]
     hidden_size: PositiveInt
     num_layers: PositiveInt
     num_heads: PositiveInt
@@ -55,8 +91,11 @@ class Model:
     rope_theta: PositiveFloat
     init_std: PositiveFloat
     tie_embeddings: bool = False
+    vision: Vision | None = None
 
     def __post_init__(self) -> None:
+        if (self.architecture == "llava") != (self.vision is not None):
+            raise ValueError("vision: llava has one, llama has none")
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not divisible by num_heads {self.num_heads}")
         if self.hidden_size // self.num_heads % 2:
@@ -71,20 +110,32 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """The token file a case reads, `<data_dir>/<name>.tokens` with its manifest beside it.
+    """What a case reads: with `num_tokens` the token file `<data_dir>/<name>.tokens`, its manifest beside it;
+    with `num_samples` the prepared set in the folder `<data_dir>/<name>`.
 
-    `builtin` names a text that `nx8` itself can find on any machine and prepare when the file is missing;
-    without it a person prepares the file once, with the command of `prepare`.
+    `builtin` names what `nx8` itself can find or draw on any machine and prepare when it is missing; without
+    it a person prepares it once, with the command of `prepare`. `order` is of a set: "grouped" by modality
+    and length as LLaVA does it, or "shuffled". `images` is the folder below the data folder where the images
+    of a set lie that does not bring its own.
     """
 
     name: Name
     dataset: Line
     tokenizer: Line
-    num_tokens: PositiveInt
-    builtin: Literal["python-library"] | None = None
+    num_tokens: PositiveInt | None = None
+    num_samples: PositiveInt | None = None
+    order: Literal["shuffled", "grouped"] | None = None
+    images: RelativePath | None = None
+    builtin: Literal["python-library", "shapes"] | None = None
     prepare: Line | None = None
 
     def __post_init__(self) -> None:
+        if (self.num_tokens is None) == (self.num_samples is None):
+            raise ValueError("num_tokens or num_samples: a token file has the one, a prepared set the other")
+        if (self.num_samples is None) != (self.order is None):
+            raise ValueError("order: a prepared set has one, a token file has none")
+        if self.builtin is not None and (self.builtin == "shapes") != (self.num_samples is not None):
+            raise ValueError("builtin: shapes is a prepared set, python-library a token file")
         if self.builtin is None and self.prepare is None:
             raise ValueError("neither builtin nor prepare: say in `prepare` which command makes this file")
 
@@ -97,14 +148,27 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Of the learning rate: linearly up over `warmup_fraction` of all steps, from zero; then down to zero at
+    their end, along half a cosine.
+    """
+
+    shape: Literal["cosine"]
+    warmup_fraction: Fraction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Optimizer:
+    """`schedule` null: the learning rate is the same in every step; `gradient_clipping` 0: none."""
+
     name: Literal["adamw"]
     learning_rate: PositiveFloat
-    weight_decay: Annotated[float, Ge(0)]
     beta1: Fraction
     beta2: Fraction
     eps: PositiveFloat
-    gradient_clipping: Annotated[float, Ge(0)]
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    gradient_clipping: Annotated[float, Ge(0)] = 0.0
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +214,42 @@ class Flops:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Questions that the trained model answers, greedily, after the last step: the prepared set `name` with
+    its answer key beside it, `<data_dir>/<name>.key.json`.
+    """
+
+    name: Name
+    dataset: Line
+    max_new_tokens: PositiveInt
+    builtin: Literal["shapes"] | None = None
+    prepare: Line | None = None
+
+    def __post_init__(self) -> None:
+        if self.builtin is None and self.prepare is None:
+            raise ValueError("neither builtin nor prepare: say in `prepare` which command makes these files")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One of several trainings of a case that come one after the other, each a row of its table.
+
+    `trainable`: what learns; all else keeps its weights. A later stage begins with the projector of the one
+    before it. `flops` is absent in a proxy, which takes its case's multiplier.
+    """
+
+    name: StageName
+    trainable: Annotated[tuple[TrainedPart, ...], MinLen(1)]
+    data: Data
+    batch: Batch
+    optimizer: Optimizer
+    zero: Zero
+    measurement: Measurement
+    flops: Flops | None = None
+    evaluation: Evaluation | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
     """What the case's published table looks like."""
 
@@ -157,32 +257,185 @@ class Table:
     columns: Annotated[tuple[Column, ...], MinLen(1)]
 
 
+#: Parts of 环境配置, by our own names; messages has the published heading of each.
+Part = Literal["hardware", "software", "parallel", "optimisations"]
+SoftwareRow = Literal["os", "kernel", "driver", "firmware", "docker", "image", "framework", "dependencies"]
+#: Rows of 通用指标.
+GeneralRow = Literal[
+    "task",
+    "model",
+    "dataset",
+    "precision",
+    "parallel",
+    "fix_hp",
+    "device",
+    "mem",
+    "mfu",
+    "tokens_per_second_per_device",
+    "loss",
+    "acc_mmmu",
+]
+#: Items of 输入批尺寸.
+BatchItem = Literal["micro_batch_size", "sequence_length", "gradient_accumulation_steps", "global_batch_size"]
+#: What 优化策略 tells from a run's own settings.
+Technique = Literal["recompute", "sdpa", "flash_attention_2"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """The same words in the two languages of a report."""
+
+    zh: Line
+    en: Line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parallelism:
+    """并行策略. `detail` null: the ZeRO stages and the data-parallel size that ran."""
+
+    technique: Text
+    implementer: Line
+    detail: Text | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentChange:
+    """What one device's published document says in other words; a key that is not set stays the case's."""
+
+    title: Text | None = None
+    model: Line | None = None
+    task: Text | None = None
+    dataset: Text | None = None
+    parts: tuple[Part, ...] | None = None
+    software: tuple[SoftwareRow, ...] | None = None
+    framework: dict[Line, Line] | None = None
+    dependencies: dict[Line, Line] | None = None
+    parallelism: Parallelism | None = None
+    optimisations: tuple[Text, ...] | None = None
+    technique_names: dict[Technique, Line] | None = None
+    rows: tuple[GeneralRow, ...] | None = None
+    bold: tuple[GeneralRow, ...] | None = None
+    remarks: dict[GeneralRow, Text] | None = None
+    batch_remarks: dict[BatchItem, Text] | None = None
+    preface: Text | None = None
+    name_device: bool | None = None
+    name_vendor: bool | None = None
+    repeat_optimisations: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """What a case's published document says beside what a run found out itself.
+
+    `title` null: vendor and device; `model` null: the table's display name. `framework` and `dependencies`:
+    name of a version as ranks, images and nodes report it → the word it is shown with. `remarks` are 特殊说明
+    where they differ from the usual ones. `name_device`: A800硬件环境; `name_vendor`: 硬件设备简称 has the
+    vendor before the device. `repeat_optimisations`: 优化策略 stands in 运行情况 once more.
+    """
+
+    task: Text
+    dataset: Text
+    rows: Annotated[tuple[GeneralRow, ...], MinLen(1)]
+    parts: tuple[Part, ...] = ("hardware", "software", "parallel", "optimisations")
+    software: tuple[SoftwareRow, ...] = ("os", "kernel", "driver", "docker", "framework")
+    framework: dict[Line, Line] = field(default_factory=lambda: {"torch": "torch"})
+    dependencies: dict[Line, Line] = field(default_factory=dict)
+    parallelism: Parallelism | None = None
+    optimisations: tuple[Text, ...] = ()
+    technique_names: dict[Technique, Line] = field(default_factory=dict)
+    bold: tuple[GeneralRow, ...] = ("tokens_per_second_per_device",)
+    remarks: dict[GeneralRow, Text] = field(default_factory=dict)
+    batch_remarks: dict[BatchItem, Text] = field(default_factory=dict)
+    preface: Text | None = None
+    title: Text | None = None
+    model: Line | None = None
+    name_device: bool = False
+    name_vendor: bool = False
+    repeat_optimisations: bool = False
+
+    def changed(self, change: DocumentChange | None) -> Document:
+        """This document in the words of one device."""
+        if change is None:
+            return self
+        given = {one.name: getattr(change, one.name) for one in fields(change)}
+        return replace(self, **{key: value for key, value in given.items() if value is not None})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proxy:
     """The small stand-in that runs where the full model cannot: on a CPU and in rehearsals. Sizes, steps
-    and data, whole sections.
+    and data, whole sections; of a case with stages, all of them.
     """
 
     why: Line
     model: Model
-    data: Data
-    batch: Batch
-    optimizer: Optimizer
-    zero: Zero
-    measurement: Measurement
     limits: Limits
+    data: Data | None = None
+    batch: Batch | None = None
+    optimizer: Optimizer | None = None
+    zero: Zero | None = None
+    measurement: Measurement | None = None
+    stages: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.measurement.measured_steps is None:
+        _check_sections(self, ("data", "batch", "optimizer", "zero", "measurement"))
+        measured = [self.measurement, *(one.measurement for one in self.stages)]
+        if any(one is not None and one.measured_steps is None for one in measured):
             raise ValueError("a proxy states its measured_steps: it never runs through a whole data set")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One published workload."""
+    """One published workload: the sections of its one training, or `stages` that have them each for itself.
+
+    `weights`: Hugging Face folders below the data folder that the model begins with; none: random weights.
+    """
 
     schema: Literal[1]
     description: Line
+    engine: Engine
+    model: Model
+    table: Table
+    proxy: Proxy
+    data: Data | None = None
+    batch: Batch | None = None
+    optimizer: Optimizer | None = None
+    zero: Zero | None = None
+    measurement: Measurement | None = None
+    flops: Flops | None = None
+    stages: tuple[Stage, ...] = ()
+    weights: tuple[Name, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    precision: Precision = "bf16"
+    recompute: Recompute = "none"
+    attention: Attention = "sdpa"
+    seed: Annotated[int, Ge(0), Lt(2**31)] = 1234
+    tunable: tuple[TunableKey, ...] = ()
+    document: Document | None = None
+
+    def __post_init__(self) -> None:
+        _check_sections(self, ("data", "batch", "optimizer", "zero", "measurement", "flops"))
+        if any(stage.flops is None for stage in self.stages):
+            raise ValueError("stages: each one states its flops")
+        ours = [(stage.name, stage.trainable) for stage in self.stages]
+        if ours != [(stage.name, stage.trainable) for stage in self.proxy.stages]:
+            raise ValueError("proxy.stages: the same names and trainable as in stages, in the same order")
+        if bool(ours) != (self.model.architecture == "llava"):
+            raise ValueError("stages: a llava is trained in stages, a llama is not")
+        if (self.model.architecture, self.model.vision is None) != (
+            self.proxy.model.architecture,
+            self.proxy.model.vision is None,
+        ):
+            raise ValueError("proxy.model: of the same architecture as the case")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One training of a case with all its sections in one place: what one cell does.
+
+    `stage`, `trainable` and `evaluation` are absent where the case has no stages; `weights` in a proxy.
+    """
+
     engine: Engine
     model: Model
     data: Data
@@ -191,14 +444,71 @@ class Case:
     zero: Zero
     measurement: Measurement
     flops: Flops
-    table: Table
-    proxy: Proxy
-    limits: Limits = field(default_factory=Limits)
-    precision: Precision = "bf16"
-    recompute: Recompute = "none"
-    attention: Literal["sdpa"] = "sdpa"
-    seed: Annotated[int, Ge(0), Lt(2**31)] = 1234
-    tunable: tuple[TunableKey, ...] = ()
+    limits: Limits
+    precision: Precision
+    recompute: Recompute
+    attention: Attention
+    seed: int
+    stage: StageName | None = None
+    trainable: tuple[TrainedPart, ...] = ()
+    evaluation: Evaluation | None = None
+    weights: tuple[str, ...] = ()
+
+
+def works(case: Case, *, proxy: bool) -> tuple[Work, ...]:
+    """The case as it stands before any device changes it, or its proxy, in the order in which it is trained.
+
+    A proxy runs on a CPU, for which no other attention than torch's own has a kernel.
+    """
+    small = case.proxy
+    common: dict[str, Any] = {
+        "engine": case.engine,
+        "model": small.model if proxy else case.model,
+        "limits": small.limits if proxy else case.limits,
+        "precision": case.precision,
+        "recompute": case.recompute,
+        "attention": "sdpa" if proxy else case.attention,
+        "seed": case.seed,
+        "weights": () if proxy else case.weights,
+    }
+    named: tuple[str, ...] = ("data", "batch", "optimizer", "zero", "measurement")
+    if not case.stages:
+        sections = small if proxy else case
+        return (Work(**common, **_sections(sections, *named), **_sections(case, "flops")),)
+    named += ("trainable", "evaluation")
+    return tuple(
+        Work(**common, **_sections(stage, *named), **_sections(own, "flops"), stage=own.name)
+        for own, stage in zip(case.stages, small.stages if proxy else case.stages, strict=True)
+    )
+
+
+def _sections(value: Case | Proxy | Stage, *names: str) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in names}
+
+
+def _check_sections(value: Case | Proxy, names: tuple[str, ...]) -> None:
+    """Raises ValueError unless the sections stand either here or in every stage."""
+    given = [name for name in names if getattr(value, name) is not None]
+    missing = [name for name in names if name not in given]
+    if value.stages and given:
+        raise ValueError(f"{', '.join(given)}: with stages, every stage has its own")
+    if not value.stages and missing:
+        raise ValueError(f"{', '.join(missing)}: missing, and there are no stages that have them")
+    repeated = [one.name for one in value.stages]
+    if len(set(repeated)) != len(repeated):
+        raise ValueError("stages: a name stands twice")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageChange:
+    """What a device changes in one stage alone."""
+
+    sequence_length: PositiveInt | None = None
+    micro_batch_size: PositiveInt | None = None
+    gradient_accumulation_steps: PositiveInt | None = None
+
+    def changes(self) -> dict[str, int | str | bool]:
+        return {key: value for key in BATCH_KEYS if (value := getattr(self, key)) is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,25 +523,28 @@ class DeviceConfig:
     gradient_accumulation_steps: PositiveInt | None = None
     precision: Precision | None = None
     recompute: Recompute | None = None
+    attention: Attention | None = None
     overlap_comm: bool | None = None
+    stages: dict[StageName, StageChange] = field(default_factory=dict)
     why: dict[TunableKey, Line] = field(default_factory=dict)
+    document: DocumentChange | None = None
 
-    def changes(self) -> dict[str, int | str | bool]:
-        """The keys that are set, with their values."""
-        listed: dict[str, int | str | bool | None] = {
-            "sequence_length": self.sequence_length,
-            "micro_batch_size": self.micro_batch_size,
-            "gradient_accumulation_steps": self.gradient_accumulation_steps,
-            "precision": self.precision,
-            "recompute": self.recompute,
-            "overlap_comm": self.overlap_comm,
-        }
-        return {key: value for key, value in listed.items() if value is not None}
+    def changes(self, stage: str | None = None) -> dict[str, int | str | bool]:
+        """The keys that are set, with their values; those of `stage` win over what is said for all."""
+        keys = (*BATCH_KEYS, "precision", "recompute", "attention", "overlap_comm")
+        listed = {key: value for key in keys if (value := getattr(self, key)) is not None}
+        own = [change for name, change in self.stages.items() if name == stage]
+        return {**listed, **(own[0].changes() if own else {})}
+
+    def changed_keys(self) -> tuple[str, ...]:
+        """Every key that is set for all stages or for one."""
+        names: tuple[str | None, ...] = (None, *self.stages)
+        return tuple(dict.fromkeys(key for name in names for key in self.changes(name)))
 
     def __post_init__(self) -> None:
-        silent = [key for key in self.changes() if key not in self.why]
+        silent = [key for key in self.changed_keys() if key not in self.why]
         if silent:
             raise ValueError(f"{', '.join(silent)}: changed without a reason in `why`")
-        idle = [key for key in self.why if key not in self.changes()]
+        idle = [key for key in self.why if key not in self.changed_keys()]
         if idle:
             raise ValueError(f"why.{', why.'.join(idle)}: a reason for a key that is not set")

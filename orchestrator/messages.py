@@ -358,9 +358,8 @@ SENTENCES: tuple[Message, ...] = (
         "torch device cpu, no plug-in, backend gloo; everything else is the vendor's, served by stand-ins",
     ),
     Message(
-        "torch 设备为 cpu，无插件，后端为 gloo，精度与 attention 取 case 在 CPU 上可行者；其余均为厂商原样，由替身提供",
-        "torch device cpu, no plug-in, backend gloo, precision and attention of the case as a CPU has them;"
-        " everything else is the vendor's, served by stand-ins",
+        "torch 设备为 cpu，无插件，后端为 gloo，精度与 attention 为 CPU 可行者；其余均为厂商原样",
+        "torch device cpu, no plug-in, backend gloo, a CPU's precision and attention; all else the vendor's",
     ),
     Message("{cell} 没有留下可用的投影层", "{cell} left no projector to begin with"),
     Message("计划中没有测量步", "the plan measures no step"),

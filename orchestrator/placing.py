@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 REHEARSAL = "torch device cpu, no plug-in, backend gloo; everything else is the vendor's, served by stand-ins"
 #: The same where the device's config asks for what no CPU computes.
 REHEARSAL_OF_CASE = (
-    "torch device cpu, no plug-in, backend gloo, precision and attention of the case as a CPU has them;"
-    " everything else is the vendor's, served by stand-ins"
+    "torch device cpu, no plug-in, backend gloo, a CPU's precision and attention; all else the vendor's"
 )
 
 
@@ -81,9 +80,7 @@ def data_plan(selection: Selection, place: Place, data: Data, source: Manifest |
         sha256=source.sha256,
         num_tokens=manifest.num_tokens,
         dtype="int32",
-        samples=SamplesPlan(
-            num_samples=manifest.num_samples, order=data.order or "shuffled", images=images
-        ),
+        samples=SamplesPlan(num_samples=manifest.num_samples, order=data.order or "shuffled", images=images),
     )
 
 

@@ -5,12 +5,18 @@ run` executes it.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Literal
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
 
+from orchestrator.cases import Document
+from orchestrator.cluster import ImageSource
 from orchestrator.vendors import Probe
 
 CONTRACT = 1
+#: Marks a key that was added later: where it says nothing it is left out, so that the plans and jobs of runs
+#: before it keep their bytes, and with them their digests.
+ADDED = {"added": True}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +55,8 @@ class BatchPlan:
 class PrecisionPlan:
     """`label` is the table's word; beside it what is computed in and by which mechanism."""
 
-    label: Literal["fp32", "amp", "bf16", "fp16"]
-    compute_dtype: Literal["fp32", "bf16", "fp16"]
+    label: Literal["fp32", "tf32", "amp", "bf16", "fp16"]
+    compute_dtype: Literal["fp32", "tf32", "bf16", "fp16"]
     mechanism: Literal["none", "engine", "autocast"]
 
 
@@ -63,8 +69,36 @@ class DevicePlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VisionPlan:
+    """CLIP's image tower, built up to the layer that is read."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    ffn_hidden_size: int
+    image_size: int
+    patch_size: int
+    norm_eps: float
+    init_std: float
+    feature_layer: int
+
+    @property
+    def num_patches(self) -> int:
+        """Positions of a sequence that one image takes."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def num_parameters(self) -> int:
+        """Class token, patches, positions, the norm before the layers, and those that are built."""
+        d, f, number = self.hidden_size, self.ffn_hidden_size, self.feature_layer
+        built = number + self.num_layers + 1 if number < 0 else number
+        outside = d + 3 * d * self.patch_size**2 + (self.num_patches + 1) * d + 2 * d
+        return outside + built * (4 * d * d + 2 * d * f + 9 * d + f)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPlan:
-    architecture: Literal["llama"]
+    architecture: Literal["llama", "llava"]
     hidden_size: int
     num_layers: int
     num_heads: int
@@ -75,6 +109,7 @@ class ModelPlan:
     rope_theta: float
     init_std: float
     tie_embeddings: bool
+    vision: VisionPlan | None = field(default=None, metadata=ADDED)
 
     @property
     def num_embedding_parameters(self) -> int:
@@ -83,7 +118,20 @@ class ModelPlan:
 
     @property
     def num_parameters(self) -> int:
-        """Trainable parameters: embeddings, attention (grouped queries), SwiGLU, norms, output."""
+        """All of them: the language model's, the projector's and the tower's."""
+        tower = self.vision.num_parameters if self.vision else 0
+        return self.num_language_parameters + self.num_projector_parameters + tower
+
+    @property
+    def num_projector_parameters(self) -> int:
+        """Two layers with their biases."""
+        if self.vision is None:
+            return 0
+        return self.hidden_size * (self.vision.hidden_size + self.hidden_size + 2)
+
+    @property
+    def num_language_parameters(self) -> int:
+        """Embeddings, attention (grouped queries), SwiGLU, norms, output."""
         head = self.hidden_size // self.num_heads
         attention = 2 * self.hidden_size**2 + 2 * self.hidden_size * head * self.num_kv_heads
         layer = attention + 3 * self.hidden_size * self.ffn_hidden_size + 2 * self.hidden_size
@@ -92,11 +140,49 @@ class ModelPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SamplesPlan:
+    """What makes the data a prepared set. `images`: the folder of the images that it does not bring along."""
+
+    num_samples: int
+    order: Literal["shuffled", "grouped"]
+    images: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataPlan:
+    """A token file, or with `samples` the manifest of a prepared set, whose tokens are counted as they enter
+    the model, without padding.
+    """
+
     file: str
     sha256: str
     num_tokens: int
     dtype: Literal["uint8", "int16", "int32"]
+    samples: SamplesPlan | None = field(default=None, metadata=ADDED)
+
+    @property
+    def name(self) -> str:
+        """Of the token file or the set, in any data folder."""
+        parts = self.file.split("/")
+        return parts[-1].removesuffix(".tokens") if self.samples is None else parts[-2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulePlan:
+    """Of the learning rate of step t from 1 … total: linearly up from 0 over the warm-up, then half a cosine
+    down.
+    """
+
+    shape: Literal["cosine"]
+    warmup_steps: int
+
+    def share(self, step: int, *, total: int) -> float:
+        """The fraction of the full learning rate at which `step`, from 1, is taken."""
+        done = step - 1
+        if done < self.warmup_steps:
+            return done / max(1, self.warmup_steps)
+        along = (done - self.warmup_steps) / max(1, total - self.warmup_steps)
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * along)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +194,11 @@ class OptimizerPlan:
     beta2: float
     eps: float
     gradient_clipping: float
+    schedule: SchedulePlan | None = field(default=None, metadata=ADDED)
+
+    def learning_rate_at(self, step: int, *, total: int) -> float:
+        """Of `step`, from 1."""
+        return self.learning_rate * (self.schedule.share(step, total=total) if self.schedule else 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +214,33 @@ class ZeroPlan:
     stage3_prefetch_bucket_size: int
     stage3_param_persistence_threshold: int
     sub_group_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitialPlan:
+    """Weights that the model begins with: Hugging Face folders, and the projector that the stage before this
+    one left, a safetensors file in a folder of this run's nonce. `manifests` are the SHA-256 of the lists of
+    the folders' files, in the same order.
+    """
+
+    folders: tuple[str, ...]
+    manifests: tuple[str, ...]
+    projector: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuestionsPlan:
+    """What the trained model is asked after the last step; the answers are scored on the host."""
+
+    file: str
+    sha256: str
+    num_questions: int
+    max_new_tokens: int
+
+    @property
+    def name(self) -> str:
+        """Of the set, in any data folder."""
+        return self.file.split("/")[-2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,15 +262,31 @@ class Job:
     optimizer: OptimizerPlan
     precision: PrecisionPlan
     recompute: Literal["none", "full"]
-    attention: Literal["sdpa"]
+    attention: Literal["sdpa", "flash_attn_2"]
     zero: ZeroPlan
+    stage: str | None = field(default=None, metadata=ADDED)
+    trainable: tuple[str, ...] | None = field(default=None, metadata=ADDED)
+    initial: InitialPlan | None = field(default=None, metadata=ADDED)
+    save: str | None = field(default=None, metadata=ADDED)
+    questions: QuestionsPlan | None = field(default=None, metadata=ADDED)
+
+    @property
+    def num_trainable_parameters(self) -> int:
+        sizes = {
+            "multi_modal_projector": self.model.num_projector_parameters,
+            "language_model": self.model.num_language_parameters,
+        }
+        return (
+            self.model.num_parameters if self.trainable is None else sum(sizes[one] for one in self.trainable)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
     """One launcher on one node: exactly this argv with exactly these variables set over the inherited
-    environment. On a node reached over SSH the argv is `docker run …`, `container` its name, `node_job_dir`
-    the folder that it writes to, and the variables stand in the argv.
+    environment. On a node reached over SSH the argv is `docker container create …`, `container` its name,
+    `node_job_dir` the folder that it writes to, and the variables stand in the argv; whom it runs as is known
+    only on the node, and added to the argv there.
     """
 
     node: str
@@ -164,16 +298,24 @@ class Launch:
     container: str | None = None
     node_job_dir: str | None = None
 
+    @property
+    def master_port(self) -> int:
+        """The port on the first node where ranks meet; 0 takes a free one."""
+        return int(self.argv[self.argv.index("--master-port") + 1])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePlan:
-    """What every node runs: built from exactly this Dockerfile and context, tagged by the context's hash."""
+    """What every node runs: built from exactly this Dockerfile and context, tagged by the context's hash, and
+    brought to the nodes as `origin` says.
+    """
 
     tag: str
     base: str
     dockerfile: str
     context_sha256: str
     build_args: dict[str, str]
+    origin: ImageSource = field(default_factory=ImageSource)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,8 +352,53 @@ class LimitsPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentPlan:
+    """What the published document of this cell says beside what the run finds out: the case's words, changed
+    by the device's. `default_batch`: LBS, MPE and GAS of the case, before anything changed them; `sources`:
+    the file that each of them stands in, below the case's folder.
+    """
+
+    words: Document
+    default_batch: dict[str, int]
+    sources: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandedPlan:
+    """A file that another cell of the run left, below the run's folder, and where this cell's ranks find it,
+    below the folder of its job.
+    """
+
+    cell_id: str
+    source: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListsPlan:
+    """What the host keeps of a prepared set in the run's folder to recompute its batches: by the name of the
+    file, its SHA-256.
+    """
+
+    lengths: str
+    lengths_sha256: str
+    words: str
+    words_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPlan:
+    """What answers are scored with, below the run's folder. `tokenizer` null: tokens are bytes."""
+
+    key: str
+    key_sha256: str
+    tokenizer: str | None
+    tokenizer_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One case × device × scale of a run."""
+    """One case × device × scale × stage of a run."""
 
     cell_id: str
     case: str
@@ -235,6 +422,10 @@ class Cell:
     rehearsal: str | None = None
     probe: Probe | None = None
     device_memory_bytes: int | None = None
+    document: DocumentPlan | None = None
+    lists: ListsPlan | None = field(default=None, metadata=ADDED)
+    key: KeyPlan | None = field(default=None, metadata=ADDED)
+    handed: HandedPlan | None = field(default=None, metadata=ADDED)
 
     @property
     def world_size(self) -> int:
@@ -281,4 +472,20 @@ class Plan:
 
 def to_json(value: Plan | Job) -> str:
     """The text of plan.json or job.json."""
-    return json.dumps(asdict(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(as_document(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_document(value: Any) -> Any:
+    """`dataclasses.asdict`, without the keys that were added later and say nothing here."""
+    if is_dataclass(value) and not isinstance(value, type):
+        listed = {one.name: (getattr(value, one.name), one.metadata) for one in fields(value)}
+        return {
+            name: as_document(item)
+            for name, (item, metadata) in listed.items()
+            if item is not None or "added" not in metadata
+        }
+    if isinstance(value, list | tuple):
+        return [as_document(item) for item in value]
+    if isinstance(value, dict):
+        return {key: as_document(item) for key, item in value.items()}
+    return value

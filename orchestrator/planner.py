@@ -6,40 +6,56 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.cases import DeviceConfig
+from orchestrator.cases import BATCH_KEYS, DeviceConfig, Text, Work, works
+from orchestrator.data import Manifest
 from orchestrator.errors import ConfigError, Problem
-from orchestrator.placing import REHEARSAL, Place, data_plan, device_plan, image_plan, launches
+from orchestrator.multimodal.lists import AnswerKey, Samples
+from orchestrator.placing import (
+    REHEARSAL,
+    REHEARSAL_OF_CASE,
+    Place,
+    data_plan,
+    device_plan,
+    image_plan,
+    initial_plan,
+    launches,
+    questions_plan,
+)
 from orchestrator.plan import (
     CONTRACT,
     BatchPlan,
     Cell,
-    DataPlan,
-    DevicePlan,
+    DocumentPlan,
     FlopsPlan,
+    HandedPlan,
     Identity,
     Job,
+    KeyPlan,
     LimitsPlan,
+    ListsPlan,
     ModelPlan,
     OptimizerPlan,
     PeakPlan,
     Plan,
     PrecisionPlan,
     ProxyPlan,
+    SchedulePlan,
     Steps,
+    VisionPlan,
     ZeroPlan,
+    as_document,
 )
+from orchestrator.selection import Chosen, Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from orchestrator.cases import Batch, Case, Data, Model
-    from orchestrator.data import Manifest
+    from orchestrator.cases import Batch, Case, Model, Optimizer
     from orchestrator.render import Context
-    from orchestrator.selection import Chosen, Selection
-    from orchestrator.vendors import Device, Vendor
+    from orchestrator.vendors import Device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,27 +69,53 @@ class Options:
     time_limit_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """What was found on this machine of that which cells read, checked: token files and prepared sets by
+    name, keys by the name of their questions, and the SHA-256 of the lists of weights.
+    """
+
+    data: Mapping[str, Manifest | Samples]
+    keys: Mapping[str, AnswerKey] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+
+
 def plan(
     selection: Selection,
     *,
     identity: Identity,
     place: Place,
-    manifests: Mapping[str, Manifest],
+    sources: Sources,
     options: Options,
     contexts: Mapping[str, Context] | None = None,
 ) -> Plan:
-    """The complete plan. `manifests` has the checked manifest of each case's data, by data name; `contexts`
-    what the image of each engine is built from, where there are nodes to build it on.
+    """The complete plan. `contexts` has what the image of each engine is built from, where there are nodes to
+    build it on.
 
     Raises ConfigError (E12x) with everything that does not divide, fit or is refused, of all cases at once.
     """
     cells: list[Cell] = []
     problems: list[Problem] = []
     for chosen in selection.cases:
-        try:
-            cells.append(_cell(selection, chosen, identity, place, manifests, options, contexts or {}))
-        except ConfigError as error:
-            problems += error.problems
+        before: str | None = None
+        bases = works(chosen.case, proxy=is_proxy(selection))
+        for at, base in enumerate(bases):
+            maker = _Maker(
+                selection=selection,
+                chosen=chosen,
+                base=base,
+                before=before,
+                is_last=at == len(bases) - 1,
+                identity=identity,
+                place=place,
+                sources=sources,
+                options=options,
+            )
+            before = maker.cell_id
+            try:
+                cells.append(maker.cell((contexts or {}).get(base.engine)))
+            except ConfigError as error:
+                problems += (problem for problem in error.problems if problem not in problems)
     if problems:
         raise ConfigError(problems)
     return Plan(
@@ -92,129 +134,241 @@ def is_proxy(selection: Selection) -> bool:
     return selection.cluster.rehearsal or selection.vendor.torch.device_type == "cpu"
 
 
-def data_of(case: Case, selection: Selection) -> Data:
-    """The data that this case reads on the selected devices."""
-    return case.proxy.data if is_proxy(selection) else case.data
+def works_of(case: Case, selection: Selection) -> tuple[Work, ...]:
+    """What this case trains on the selected devices, before any device changes it."""
+    return works(case, proxy=is_proxy(selection))
 
 
-def _cell(
-    selection: Selection,
-    chosen: Chosen,
-    identity: Identity,
-    place: Place,
-    manifests: Mapping[str, Manifest],
-    options: Options,
-    contexts: Mapping[str, Context],
-) -> Cell:
-    vendor, cluster = selection.vendor, selection.cluster
-    device = vendor.devices[cluster.device]
-    proxy = is_proxy(selection)
-    base = _base(chosen.case, proxy=proxy)
-    case = _changed(base, chosen, options, proxy=proxy)
-    world_size = len(cluster.nodes) * cluster.devices_per_node
-    batch = _batch(case.batch, world_size)
-    manifest = manifests[case.data.name]
-    precision = _precision(case)
-    problems: list[Problem] = [
-        *_refused(chosen.name, case, vendor, precision),
-        *_data_problems(chosen.name, case, manifest),
-    ]
-    steps = _steps(chosen.name, case, batch, manifest, problems)
-    if problems or steps is None:
-        raise ConfigError(problems)
-    cell_id = f"{chosen.name}-{cluster.scale}"
-    job = _job(
-        chosen.name,
-        cell_id,
-        case,
-        identity,
-        device_plan(selection),
-        data_plan(selection, place, manifest),
-        batch,
-        steps,
-        precision,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Maker:
+    """Makes the cell of one case, or of one stage of it; `before` is the cell of the stage before."""
+
+    selection: Selection
+    chosen: Chosen
+    base: Work
+    before: str | None
+    is_last: bool
+    identity: Identity
+    place: Place
+    sources: Sources
+    options: Options
+
+    @property
+    def cell_id(self) -> str:
+        stage = f"-{self.base.stage}" if self.base.stage else ""
+        return f"{self.chosen.name}-{self.selection.cluster.scale}{stage}"
+
+    @property
+    def named(self) -> str:
+        """In messages."""
+        return f"{self.chosen.name} ({self.base.stage})" if self.base.stage else self.chosen.name
+
+    def cell(self, context: Context | None) -> Cell:
+        """Raises ConfigError."""
+        selection, chosen, base = self.selection, self.chosen, self.base
+        cluster, vendor = selection.cluster, selection.vendor
+        device, proxy = vendor.devices[cluster.device], is_proxy(selection)
+        work = _changed(selection, base, chosen, self.options)
+        batch = _batch(work.batch, len(cluster.nodes) * cluster.devices_per_node)
+        source = self.sources.data[work.data.name]
+        precision = _precision(work)
+        problems: list[Problem] = [
+            *_refused(self.named, work, selection, precision),
+            *_data_problems(self.named, work, source),
+            *_question_problems(self.named, work, self.sources),
+        ]
+        steps = _steps(self.named, work, batch, source, problems)
+        if problems or steps is None:
+            raise ConfigError(problems)
+        job = self._job(work, batch, steps, precision)
+        return Cell(
+            cell_id=self.cell_id,
+            case=chosen.name,
+            vendor=selection.vendor_name,
+            device=cluster.device,
+            device_display=device.display_name,
+            num_nodes=len(cluster.nodes),
+            devices_per_node=cluster.devices_per_node,
+            stage=base.stage,
+            proxy=ProxyPlan(why=chosen.case.proxy.why, of=chosen.case.table.display_name) if proxy else None,
+            fix_hp=fix_hp(base, work, world_size=batch.world_size),
+            changed={
+                key: str(value) for key, value in _changes(selection, base, chosen, self.options).items()
+            },
+            columns=chosen.case.table.columns,
+            flops=_flops(work, proxy=proxy),
+            peak=_peak(device, precision.compute_dtype, rehearsal=cluster.rehearsal),
+            limits=LimitsPlan(
+                startup_s=self.options.startup_limit_s or work.limits.startup_s,
+                stall_s=self.options.stall_limit_s or work.limits.stall_s,
+            ),
+            config_hash=_config_hash(job),
+            job=job,
+            launches=launches(selection, self.place, job, context),
+            image=image_plan(context, cluster.image),
+            rehearsal=self._rehearsal(work),
+            probe=vendor.probe if context else None,
+            device_memory_bytes=round(device.memory_gib * 1024**3) if device.memory_gib else None,
+            document=_document(selection, chosen, base, self.options, proxy=proxy),
+            lists=_lists(source),
+            key=_key(work, self.sources),
+            handed=self._handed(),
+        )
+
+    def _job(self, work: Work, batch: BatchPlan, steps: Steps, precision: PrecisionPlan) -> Job:
+        selection, place, sources = self.selection, self.place, self.sources
+        return Job(
+            contract=CONTRACT,
+            run_id=self.identity.run_id,
+            cell_id=self.cell_id,
+            nonce=self.identity.nonce,
+            case=self.chosen.name,
+            seed=work.seed,
+            engine=work.engine,
+            device=device_plan(selection),
+            model=model_plan(work.model),
+            data=data_plan(selection, place, work.data, sources.data[work.data.name]),
+            batch=batch,
+            steps=steps,
+            optimizer=_optimizer(work.optimizer, steps),
+            precision=precision,
+            recompute=work.recompute,
+            attention=work.attention,
+            zero=_zero(work),
+            stage=work.stage,
+            trainable=tuple(TRAINED[part] for part in work.trainable) or None,
+            initial=initial_plan(
+                selection,
+                place,
+                weights={name: sources.weights[name] for name in work.weights},
+                before=self.before,
+                folder=self._projector,
+            ),
+            save=None if self.is_last else self._projector,
+            questions=None
+            if work.evaluation is None
+            else questions_plan(
+                selection, place, sources.data[work.evaluation.name], work.evaluation.max_new_tokens
+            ),
+        )
+
+    def _rehearsal(self, work: Work) -> str | None:
+        if not self.selection.cluster.rehearsal:
+            return None
+        case = self.chosen.case
+        asked: dict[str, Any] = {"precision": case.precision, "attention": case.attention}
+        asked |= {key: value for key, value in self.chosen.config.changes(work.stage).items() if key in asked}
+        same = all(getattr(work, key) == value for key, value in asked.items())
+        return REHEARSAL if same else REHEARSAL_OF_CASE
+
+    @property
+    def _projector(self) -> str:
+        """Of this run alone: a file that another run left there can never be taken for it."""
+        return f"projector-{self.identity.nonce}"
+
+    def _handed(self) -> HandedPlan | None:
+        if self.before is None:
+            return None
+        file = f"{self._projector}/model.safetensors"
+        return HandedPlan(cell_id=self.before, source=f"cells/{self.before}/node0/{file}", target=file)
+
+
+#: What a stage may train, by the name that its parameters begin with.
+TRAINED = {"projector": "multi_modal_projector", "language_model": "language_model"}
+
+
+def model_plan(model: Model) -> ModelPlan:
+    sizes = asdict(model)
+    vision = sizes.pop("vision")
+    return ModelPlan(**sizes, vision=VisionPlan(**vision) if vision else None)
+
+
+def _lists(source: Manifest | Samples) -> ListsPlan | None:
+    if isinstance(source, Manifest):
+        return None
+    name = source.manifest.name
+    return ListsPlan(
+        lengths=f"samples/{name}.lengths.i32",
+        lengths_sha256=source.lengths_sha256,
+        words=f"samples/{name}.words.i32",
+        words_sha256=source.words_sha256,
     )
-    context = contexts.get(case.engine)
-    return Cell(
-        cell_id=cell_id,
-        case=chosen.name,
-        vendor=selection.vendor_name,
-        device=cluster.device,
-        device_display=device.display_name,
-        num_nodes=len(cluster.nodes),
-        devices_per_node=cluster.devices_per_node,
-        stage=None,
-        proxy=ProxyPlan(why=case.proxy.why, of=chosen.case.table.display_name) if proxy else None,
-        fix_hp=fix_hp(base, case),
-        changed={key: str(value) for key, value in _changes(chosen, options, proxy=proxy).items()},
-        columns=case.table.columns,
-        flops=_flops(case, proxy=proxy),
-        peak=_peak(device, precision.compute_dtype, rehearsal=cluster.rehearsal),
-        limits=LimitsPlan(
-            startup_s=options.startup_limit_s or case.limits.startup_s,
-            stall_s=options.stall_limit_s or case.limits.stall_s,
-        ),
-        config_hash=_config_hash(job),
-        job=job,
-        launches=launches(selection, place, job, context),
-        image=image_plan(context),
-        rehearsal=REHEARSAL if cluster.rehearsal else None,
-        probe=vendor.probe if context else None,
-        device_memory_bytes=round(device.memory_gib * 1024**3) if device.memory_gib else None,
+
+
+def _key(work: Work, sources: Sources) -> KeyPlan | None:
+    if work.evaluation is None:
+        return None
+    name, key = work.evaluation.name, sources.keys[work.evaluation.name]
+    return KeyPlan(
+        key=f"samples/{name}.key.json",
+        key_sha256=key.key_sha256,
+        tokenizer=None if key.tokenizer is None else f"samples/{name}.tokenizer{key.tokenizer_suffix}",
+        tokenizer_sha256=key.tokenizer_sha256,
     )
 
 
-def _base(case: Case, *, proxy: bool) -> Case:
-    """The case as it stands before any device changes it: itself, or with its proxy's sections in their
-    places.
+def _document(
+    selection: Selection, chosen: Chosen, base: Work, options: Options, *, proxy: bool
+) -> DocumentPlan | None:
+    """The words of the published document; a proxy's says which data it really read."""
+    if chosen.case.document is None:
+        return None
+    words = chosen.case.document.changed(chosen.config.document)
+    vendor, device = selection.vendor.display_name, selection.cluster.device
+    name = vendor if device.lower() == vendor.lower() else f"{vendor} {device}"
+    words = replace(
+        words,
+        title=words.title or Text(zh=name, en=name),
+        model=words.model or chosen.case.table.display_name,
+    )
+    if proxy:
+        read = Text(zh=base.data.dataset, en=base.data.dataset)
+        remarks = dict(words.remarks)
+        remarks.pop("dataset", None)
+        words = replace(words, dataset=read, remarks=remarks)
+    changed = _changes(selection, base, chosen, options)
+    said = options.changes.changes()
+    config = f"configs/{selection.cluster.scale}.yaml"
+    batch = asdict(base.batch)
+    return DocumentPlan(
+        words=words,
+        default_batch=batch,
+        sources={key: "--set" if key in said else config if key in changed else "case.yaml" for key in batch},
+    )
+
+
+def _changes(selection: Selection, base: Work, chosen: Chosen, options: Options) -> dict[str, Any]:
+    """What the device's config and the command line change.
+
+    A proxy keeps its own sizes and attention whatever the device's config says, and in a rehearsal, where a
+    CPU computes for a device, the case's precision: what such a device is asked for no CPU can do.
     """
-    if not proxy:
-        return case
-    small = case.proxy
-    return replace(
-        case,
-        model=small.model,
-        data=small.data,
-        batch=small.batch,
-        optimizer=small.optimizer,
-        zero=small.zero,
-        measurement=small.measurement,
-        limits=small.limits,
-    )
-
-
-def _changes(chosen: Chosen, options: Options, *, proxy: bool) -> dict[str, Any]:
-    """What the device's config and the command line change; a proxy keeps its own sizes whatever the
-    device's config says.
-    """
-    sizes = {"sequence_length", "micro_batch_size"} if proxy else set()
+    kept: set[str] = {"sequence_length", "micro_batch_size", "attention"} if is_proxy(selection) else set()
+    kept |= {"precision"} if selection.cluster.rehearsal else set()
     return {
-        **{key: value for key, value in chosen.config.changes().items() if key not in sizes},
+        **{key: value for key, value in chosen.config.changes(base.stage).items() if key not in kept},
         **options.changes.changes(),
     }
 
 
-def _changed(base: Case, chosen: Chosen, options: Options, *, proxy: bool) -> Case:
+def _changed(selection: Selection, base: Work, chosen: Chosen, options: Options) -> Work:
     """`base` with the changes applied. Raises ConfigError for one that the case does not allow."""
-    changes = _changes(chosen, options, proxy=proxy)
-    refused = [key for key in options.changes.changes() if key not in base.tunable]
+    changes = _changes(selection, base, chosen, options)
+    tunable = chosen.case.tunable
+    refused = [key for key in options.changes.changes() if key not in tunable]
     if refused:
         raise ConfigError(
             [
                 Problem(
                     code="E116",
                     message=f"--set {key}: not a key that case {chosen.name!r} lets anyone change",
-                    help=f"it may change: {', '.join(base.tunable) or 'nothing'}",
+                    help=f"it may change: {', '.join(tunable) or 'nothing'}",
                 )
                 for key in refused
             ]
         )
-    batch = {
-        key: changes[key]
-        for key in ("sequence_length", "micro_batch_size", "gradient_accumulation_steps")
-        if key in changes
-    }
-    own = {key: changes[key] for key in ("precision", "recompute") if key in changes}
+    batch = {key: changes[key] for key in BATCH_KEYS if key in changes}
+    own = {key: changes[key] for key in ("precision", "recompute", "attention") if key in changes}
     zero = {"overlap_comm": changes["overlap_comm"]} if "overlap_comm" in changes else {}
     measurement = base.measurement
     if options.measured_steps is not None:
@@ -228,19 +382,36 @@ def _changed(base: Case, chosen: Chosen, options: Options, *, proxy: bool) -> Ca
     )
 
 
-def fix_hp(base: Case, case: Case) -> str:
+def fix_hp(base: Work, case: Work, *, world_size: int) -> str:
     """What differs from the case's default, in the words of the published tables; `/` for nothing."""
+    batch = case.batch
+    accumulation = batch.gradient_accumulation_steps
+    sequences = batch.micro_batch_size * accumulation * world_size
+    tokens = _tokens(sequences * batch.sequence_length)
     words = [
-        f"{word}={new}"
-        for word, old, new in (
-            ("MPE", base.batch.sequence_length, case.batch.sequence_length),
-            ("LBS", base.batch.micro_batch_size, case.batch.micro_batch_size),
-            ("GAS", base.batch.gradient_accumulation_steps, case.batch.gradient_accumulation_steps),
-            ("recompute", base.recompute != "none", case.recompute != "none"),
+        f"{word}={new}{beside}"
+        for word, old, new, beside in (
+            ("MPE", base.batch.sequence_length, batch.sequence_length, ""),
+            ("LBS", base.batch.micro_batch_size, batch.micro_batch_size, ""),
+            (
+                "GAS",
+                base.batch.gradient_accumulation_steps,
+                accumulation,
+                f"(GBS={sequences}={tokens} tokens)",
+            ),
+            ("recompute", base.recompute != "none", case.recompute != "none", ""),
         )
         if old != new
     ]
     return " ".join(words) or "/"
+
+
+def _tokens(count: int) -> str:
+    """As the published tables count the tokens of a step: 4M is 4 × 1024²."""
+    for size, unit in ((1024**2, "M"), (1024, "K")):
+        if count % size == 0:
+            return f"{count // size}{unit}"
+    return str(count)
 
 
 def _batch(batch: Batch, world_size: int) -> BatchPlan:
@@ -258,79 +429,156 @@ def _batch(batch: Batch, world_size: int) -> BatchPlan:
 #: (engine, label of the table) → (compute dtype, mechanism). In DeepSpeed "amp" is float16 with its loss
 #: scaler, as the published S4000 rows were taken; DDP's is torch's autocast to bfloat16.
 PRECISIONS: dict[
-    tuple[str, str], tuple[Literal["fp32", "bf16", "fp16"], Literal["none", "engine", "autocast"]]
+    tuple[str, str], tuple[Literal["fp32", "tf32", "bf16", "fp16"], Literal["none", "engine", "autocast"]]
 ] = {
     ("deepspeed", "fp32"): ("fp32", "none"),
+    ("deepspeed", "tf32"): ("tf32", "none"),
     ("deepspeed", "bf16"): ("bf16", "engine"),
     ("deepspeed", "fp16"): ("fp16", "engine"),
     ("deepspeed", "amp"): ("fp16", "engine"),
     ("ddp", "fp32"): ("fp32", "none"),
+    ("ddp", "tf32"): ("tf32", "none"),
     ("ddp", "bf16"): ("bf16", "autocast"),
     ("ddp", "fp16"): ("fp16", "autocast"),
     ("ddp", "amp"): ("bf16", "autocast"),
 }
 
 
-def _precision(case: Case) -> PrecisionPlan:
+def _precision(case: Work) -> PrecisionPlan:
     compute_dtype, mechanism = PRECISIONS[case.engine, case.precision]
     return PrecisionPlan(label=case.precision, compute_dtype=compute_dtype, mechanism=mechanism)
 
 
-def _refused(name: str, case: Case, vendor: Vendor, precision: PrecisionPlan) -> list[Problem]:
+def _refused(name: str, case: Work, selection: Selection, precision: PrecisionPlan) -> list[Problem]:
+    """What the vendor's torch, or a CPU that computes in its place, cannot do."""
+    vendor = selection.vendor
+    problems = []
     refusal = vendor.refusal(engine=case.engine, compute_dtype=precision.compute_dtype)
-    if refusal is None:
+    if refusal is not None:
+        problems.append(
+            Problem(
+                code="E120",
+                message=f"{name}: {vendor.display_name} cannot run {case.engine} in "
+                f"{precision.compute_dtype}: {refusal.reason}",
+                help="choose another precision: --set precision=…   (or in the device's config)",
+            )
+        )
+    if case.attention != "sdpa" and is_proxy(selection):
+        problems.append(
+            Problem(
+                code="E124",
+                message=f"{name}: attention {case.attention} has no kernel for a CPU, which computes here",
+                help="leave it away; the proxy takes torch's own (sdpa)",
+            )
+        )
+    return problems
+
+
+def _data_problems(name: str, case: Work, source: Manifest | Samples) -> list[Problem]:
+    problems = []
+    manifest = source if isinstance(source, Manifest) else source.manifest
+    if manifest.vocab_size > case.model.vocab_size:
+        problems.append(
+            Problem(
+                code="E121",
+                message=f"{name}: its data {manifest.name} has tokens up to {manifest.vocab_size}, "
+                f"the model knows {case.model.vocab_size}",
+                help="prepare the data with the tokenizer that the case names",
+            )
+        )
+    if not isinstance(source, Manifest):
+        problems += _set_problems(name, case, source)
+        if source.manifest.model_max_length != case.batch.sequence_length:
+            problems.append(
+                Problem(
+                    code="E125",
+                    message=f"{name}: {manifest.name} was cut at {source.manifest.model_max_length} "
+                    f"positions, the case trains with {case.batch.sequence_length}",
+                    help="a prepared set is made for one length: prepare it anew, or leave sequence_length",
+                )
+            )
+    return problems
+
+
+def _set_problems(name: str, case: Work, source: Samples) -> list[Problem]:
+    """Whether images of the set and of the model are of one form."""
+    vision, made = case.model.vision, source.manifest
+    wanted = (vision.image_size, (vision.image_size // vision.patch_size) ** 2) if vision else None
+    if wanted == (made.image.side, made.image_positions):
         return []
+    has = f"images of {made.image.side} × {made.image.side}, {made.image_positions} positions each"
     return [
         Problem(
-            code="E120",
-            message=f"{name}: {vendor.display_name} cannot run {case.engine} in {precision.compute_dtype}: "
-            f"{refusal.reason}",
-            help="choose another precision: --set precision=…   (or in the device's config)",
+            code="E126",
+            message=f"{name}: {made.name} has {has}; the model's tower takes {wanted or 'none'}",
+            help="prepare the set that the case names",
         )
     ]
 
 
-def _data_problems(name: str, case: Case, manifest: Manifest) -> list[Problem]:
-    if manifest.vocab_size <= case.model.vocab_size:
+def _question_problems(name: str, case: Work, sources: Sources) -> list[Problem]:
+    if case.evaluation is None:
         return []
-    return [
-        Problem(
-            code="E121",
-            message=f"{name}: its data {manifest.name} has tokens up to {manifest.vocab_size}, "
-            f"the model knows {case.model.vocab_size}",
-            help="prepare the data with the tokenizer that the case names",
-        )
-    ]
+    source = sources.data[case.evaluation.name]
+    assert not isinstance(source, Manifest), "an evaluation is a prepared set"
+    if source.manifest.kind != "questions":
+        message = f"{name}: {source.manifest.name} holds {source.manifest.kind}, not questions"
+        return [Problem(code="E126", message=message, help="nx8 data prepare mmmu makes questions")]
+    return _set_problems(name, case, source)
 
 
 def _steps(
-    name: str, case: Case, batch: BatchPlan, manifest: Manifest, problems: list[Problem]
+    name: str, case: Work, batch: BatchPlan, source: Manifest | Samples, problems: list[Problem]
 ) -> Steps | None:
-    """Warm-up and measured steps; one pass over the data is the most there is."""
+    """Warm-up and measured steps. Without a number of its own a case trains one pass over its data.
+
+    Of a token file that is the most there is. The last batch of a prepared set is filled up from the next
+    pass, as many as the steps ask for.
+    """
+    whole = isinstance(source, Manifest)
     tokens_per_step = batch.global_batch_size * batch.sequence_length
-    # Labels are the next token, so the last sequence needs one token more than it holds.
-    available = (min(manifest.num_tokens, case.data.num_tokens + 1) - 1) // tokens_per_step
+    if isinstance(source, Manifest):
+        # Labels are the next token, so the last sequence needs one token more than it holds.
+        tokens = min(source.num_tokens, (case.data.num_tokens or source.num_tokens) + 1)
+        available = (tokens - 1) // tokens_per_step
+    else:
+        num_samples = min(source.manifest.num_samples, case.data.num_samples or source.manifest.num_samples)
+        available = -(-num_samples // batch.global_batch_size)
     warmup, measured = case.measurement.warmup_steps, case.measurement.measured_steps
     steps = Steps(
         warmup_steps=warmup, measured_steps=measured if measured is not None else max(0, available - warmup)
     )
-    if steps.measured_steps >= 1 and steps.total <= available:
+    if steps.measured_steps >= 1 and (steps.total <= available or not whole):
         return steps
     wanted = max(steps.total, warmup + 1)
     problems.append(
-        Problem(
+        _too_few_tokens(name, batch, source, wanted=wanted, available=available)
+        if isinstance(source, Manifest)
+        else Problem(
             code="E122",
-            message=(
-                f"{name}: {wanted} steps × GBS {batch.global_batch_size} × {batch.sequence_length} tokens = "
-                f"{wanted * tokens_per_step:,} tokens, but {manifest.name} has {manifest.num_tokens:,}"
-            ),
-            help=f"{available} steps fit: lower the steps or the batch, or prepare more text",
+            message=f"{name}: one pass over {source.manifest.name} is {available} steps of GBS "
+            f"{batch.global_batch_size}, no more than the {warmup} of warm-up",
+            help="lower the batch or the warm-up, or say how many steps: --steps N",
         )
     )
     return None
 
 
-def _flops(case: Case, *, proxy: bool) -> FlopsPlan:
+def _too_few_tokens(
+    name: str, batch: BatchPlan, manifest: Manifest, *, wanted: int, available: int
+) -> Problem:
+    tokens_per_step = batch.global_batch_size * batch.sequence_length
+    return Problem(
+        code="E122",
+        message=(
+            f"{name}: {wanted} steps × GBS {batch.global_batch_size} × {batch.sequence_length} tokens = "
+            f"{wanted * tokens_per_step:,} tokens, but {manifest.name} has {manifest.num_tokens:,}"
+        ),
+        help=f"{available} steps fit: lower the steps or the batch, or prepare more text",
+    )
+
+
+def _flops(case: Work, *, proxy: bool) -> FlopsPlan:
     if not proxy:
         return FlopsPlan(
             multiplier=case.flops.multiplier,
@@ -339,14 +587,14 @@ def _flops(case: Case, *, proxy: bool) -> FlopsPlan:
         )
     return FlopsPlan(
         multiplier=case.flops.multiplier,
-        parameters=parameters(case.model),
+        parameters=model_plan(case.model).num_language_parameters,
         source=f"{case.flops.multiplier} × the proxy's own parameters per token, attention not counted",
     )
 
 
 def parameters(model: Model) -> int:
-    """Trainable parameters of a case's model."""
-    return ModelPlan(**asdict(model)).num_parameters
+    """All parameters of a case's model."""
+    return model_plan(model).num_parameters
 
 
 def _peak(device: Device, dtype: str, *, rehearsal: bool) -> PeakPlan:
@@ -357,49 +605,33 @@ def _peak(device: Device, dtype: str, *, rehearsal: bool) -> PeakPlan:
     return PeakPlan(dtype=dtype, tflops=peak.tflops, source=peak.source, reason=peak.reason)
 
 
-def _job(
-    name: str,
-    cell_id: str,
-    case: Case,
-    identity: Identity,
-    device: DevicePlan,
-    data: DataPlan,
-    batch: BatchPlan,
-    steps: Steps,
-    precision: PrecisionPlan,
-) -> Job:
-    return Job(
-        contract=CONTRACT,
-        run_id=identity.run_id,
-        cell_id=cell_id,
-        nonce=identity.nonce,
-        case=name,
-        seed=case.seed,
-        engine=case.engine,
-        device=device,
-        model=ModelPlan(**asdict(case.model)),
-        data=data,
-        batch=batch,
-        steps=steps,
-        optimizer=OptimizerPlan(**asdict(case.optimizer)),
-        precision=precision,
-        recompute=case.recompute,
-        attention=case.attention,
-        zero=_zero(case),
-    )
+def _optimizer(optimizer: Optimizer, steps: Steps) -> OptimizerPlan:
+    settings = asdict(optimizer)
+    schedule = settings.pop("schedule")
+    if schedule is None:
+        return OptimizerPlan(**settings)
+    warmup = math.ceil(schedule["warmup_fraction"] * steps.total)
+    return OptimizerPlan(**settings, schedule=SchedulePlan(shape=schedule["shape"], warmup_steps=warmup))
 
 
-def _zero(case: Case) -> ZeroPlan:
+def _zero(case: Work) -> ZeroPlan:
     zero = ZeroPlan(**asdict(case.zero))
     return replace(zero, stage=0) if case.engine == "ddp" else zero
 
 
 def _config_hash(job: Job) -> str:
-    """SHA-256 of all that decides what is computed, without what makes this run itself: equal hash, same
-    work.
+    """SHA-256 of all that decides what is computed, without what makes this run itself and where things lie:
+    equal hash, same work.
     """
-    content = asdict(job)
-    for key in ("run_id", "nonce"):
-        del content[key]
+    content = as_document(job)
+    for key in ("run_id", "nonce", "save"):
+        content.pop(key, None)
     del content["data"]["file"]
+    content["data"].get("samples", {}).pop("images", None)
+    content.get("questions", {}).pop("file", None)
+    if "initial" in content:
+        content["initial"] = {
+            "manifests": content["initial"]["manifests"],
+            "projector": content["initial"]["projector"] is not None,
+        }
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode("utf-8")).hexdigest()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from orchestrator import __version__, facts
 from orchestrator.derive import derive, render
-from orchestrator.errors import ConfigError, Nx8Error, PreflightError, Problem
+from orchestrator.errors import Nx8Error, PreflightError, Problem
 from orchestrator.follow import follow
 from orchestrator.launch import launched
 from orchestrator.placing import Place
@@ -240,9 +240,7 @@ def preflight(planned: Plan) -> None:
         )
 
 
-def opened(
-    workspace: Workspace, planned: Plan, sources: Sources, host: dict[str, object]
-) -> RunFolder:
+def opened(workspace: Workspace, planned: Plan, sources: Sources, host: dict[str, object]) -> RunFolder:
     """The run's folder with its plan, its jobs, what judging needs and a first host.json, before anything is
     started: whatever ends us later, the raw files can be judged.
     """

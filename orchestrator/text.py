@@ -56,6 +56,14 @@ AbsolutePath = Annotated[
     str,
     Pattern(r"^/[A-Za-z0-9._/+@-]{1,200}$", "an absolute path of letters, digits and . _ / + @ -"),
 ]
+#: A folder below another one.
+RelativePath = Annotated[
+    str,
+    Pattern(
+        r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(/[A-Za-z0-9][A-Za-z0-9._-]{0,62}){0,5}$",
+        "a path below a folder: names of letters, digits, '.', '_' and '-', with '/' between",
+    ),
+]
 #: A registry as it stands before an image's name: host, port, and folders where it has them.
 Registry = Annotated[
     str,
@@ -63,6 +71,10 @@ Registry = Annotated[
         r"^[A-Za-z0-9][A-Za-z0-9.-]{0,200}(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._-]{0,62}){0,4}$",
         "a registry without scheme or password: host, host:port or host/folder",
     ),
+]
+#: Who logs in to a registry; robots of Harbor are called robot$name.
+RegistryUser = Annotated[
+    str, Pattern(r"^[A-Za-z0-9$][A-Za-z0-9$._@+/-]{0,127}$", "a user: letters, digits and $ . _ @ + / -")
 ]
 #: The name of an image inside a registry.
 Repository = Annotated[

@@ -126,17 +126,33 @@ STEP = next(line for line in LINES if b'"event":"step"' in line)
 _SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=70) | st.just(2**70)
 
 
+#: What a rank adds that says what its time went into, and one whose samples vary in length.
+SPLIT = {"data_wait_s": 0.001, "comm_wait_s": None, "loss_scale": 65536.0, "updated": True}
+PADDED = {**SPLIT, "real_tokens": 700, "labelled_tokens": 90, "images": 3}
+STEPS = [json.loads(STEP), json.loads(STEP) | SPLIT, json.loads(STEP) | PADDED]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=["plain", "split", "padded"])
+def test_every_form_that_our_trainer_writes_takes_the_short_way(step: dict[str, Any]) -> None:
+    line = json.dumps(step, separators=(",", ":")).encode()
+    short = _plain_step(line, number=1)
+    assert short is not None
+    assert short == _decode(line, number=1)
+    assert (short.real_tokens, short.data_wait_s) == (step.get("real_tokens"), step.get("data_wait_s"))
+
+
 @MANY
 @given(
-    changes=st.dictionaries(st.sampled_from(sorted(json.loads(STEP))), _SCALAR, max_size=3),
-    removed=st.sets(st.sampled_from(sorted(json.loads(STEP))), max_size=1),
+    step=st.sampled_from(STEPS),
+    changes=st.dictionaries(st.sampled_from(sorted(STEPS[-1])), _SCALAR, max_size=3),
+    removed=st.sets(st.sampled_from(sorted(STEPS[-1])), max_size=1),
     more=st.dictionaries(st.text(max_size=5), _SCALAR, max_size=1),
     space=st.sampled_from(["", " "]),
 )
 def test_the_short_way_reads_a_step_as_the_long_way_does_or_not_at_all(
-    changes: dict[str, Any], removed: set[str], more: dict[str, Any], space: str
+    step: dict[str, Any], changes: dict[str, Any], removed: set[str], more: dict[str, Any], space: str
 ) -> None:
-    record = {key: value for key, value in json.loads(STEP).items() if key not in removed} | changes | more
+    record = {key: value for key, value in step.items() if key not in removed} | changes | more
     line = json.dumps(record, separators=(",", f"{space}:")).encode()
     short = _plain_step(line, number=7)
     if short is not None:
@@ -390,3 +406,48 @@ def test_hidden_characters_become_visible_and_stay_so() -> None:
 def test_ranks_are_written_short() -> None:
     assert ranks_text([3]) == "rank 3"
     assert ranks_text([5, 0, 1, 2, 7, 8]) == "ranks 0-2, 5, 7, 8"
+
+
+OTHERS: list[dict[str, Any]] = [
+    {"event": "saved", "file": "projector-0/model.safetensors", "bytes": 9, "sha256": "0" * 64},
+    {"event": "answer", "question": "validation_Art_1", "tokens": [1, 2]},
+    {
+        "event": "evaluation",
+        "start_s": 1.0,
+        "end_s": 2.0,
+        "data_sha256": "0" * 64,
+        "num_questions": 900,
+        "answered": 1,
+        "decoding": "greedy",
+    },
+]
+
+
+def with_others(changes: dict[str, Any] | None = None, at: int = 0) -> bytes:
+    common = json.loads(LINES[0])
+    head = {key: common[key] for key in ("v", "nonce", "rank", "t_s")}
+    lines = [
+        sealed({**head, "seq": seq, **other, **((changes or {}) if seq == at + 1 else {})})
+        for seq, other in enumerate(OTHERS, start=1)
+    ]
+    return b"".join([LINES[0], *lines])
+
+
+def test_answers_and_what_a_stage_leaves_are_read() -> None:
+    log = read(with_others())
+    assert log.num_problems == log.num_unknown_events == 0
+    assert log.saved is not None
+    assert log.evaluated is not None
+    assert [(one.question, one.tokens) for one in log.answers] == [("validation_Art_1", (1, 2))]
+
+
+@MANY
+@given(
+    at=st.integers(0, 2),
+    changes=st.dictionaries(
+        st.sampled_from(sorted({key for one in OTHERS for key in one})), _JSON, max_size=3
+    ),
+)
+def test_any_value_in_them_is_read_or_counted(at: int, changes: dict[str, Any]) -> None:
+    log = read(with_others(changes, at))
+    assert log.num_records + log.num_problems >= len(OTHERS)

@@ -15,7 +15,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.load import load
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Options, parameters, plan
+from orchestrator.planner import Options, Sources, parameters, plan
 from orchestrator.selection import Chosen, Selection
 from orchestrator.vendors import Device, Peak, Refusal, TorchStack, Vendor
 
@@ -97,7 +97,7 @@ def planned(chosen: Selection, options: Options | None = None, made: Manifest | 
             data_dir=Path("/data"),
             run_dir=Path("/runs/r"),
         ),
-        manifests=manifests,
+        sources=Sources(data=manifests),
         options=options or Options(),
     )
 

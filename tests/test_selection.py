@@ -33,7 +33,7 @@ def site(home: Path, name: str, **changes: str) -> None:
 def test_without_a_word_the_local_cluster_and_every_case_with_a_config_for_it_are_meant(home: Path) -> None:
     seen = chosen(home)
     assert (seen.cluster_name, seen.vendor_name) == ("local", "cpu")
-    assert [case.name for case in seen.cases] == ["llama2_7b"]
+    assert [case.name for case in seen.cases] == ["llama2_7b", "llava1.5_13b", "llava1.5_7b"]
 
 
 def test_a_vendor_alone_means_its_only_cluster_and_never_the_example(home: Path) -> None:

@@ -1,9 +1,9 @@
-"""The token file: verified, mapped, cut into fixed windows.
+"""What a rank is fed: micro-batches of a token file or of a prepared set, in the planned order.
 
-The file holds raw little-endian integers and nothing else. Window i begins at token i × sequence_length and
-is one token longer, because every position's label is the token after it; windows share that one token and
-nothing more. Shape suffixes: W windows, B sequences of a micro-batch, S sequence length, T tokens of the
-file.
+The token file is verified, mapped, and cut into fixed windows. It holds raw little-endian integers and
+nothing else. Window i begins at token i × sequence_length and is one token longer, because every position's
+label is the token after it; windows share that one token and nothing more. Shape suffixes: W windows, B
+sequences of a micro-batch, S sequence length, T tokens of the file.
 """
 
 from __future__ import annotations
@@ -11,20 +11,173 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from typing import TYPE_CHECKING, List, Tuple
+import time
+from typing import TYPE_CHECKING, Any, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import torch
+from clip import ClipConfig
+from grouping import GroupedOrder
+from llava import LlavaConfig, check_images
+from order import SequenceOrder
+from samples import Prefetch, PreparedSet, micro_batches
 
 if TYPE_CHECKING:
     import job as jobs
 
-Batch = Tuple[torch.Tensor, torch.Tensor]
+#: What the model's forward takes.
+Batch = Tuple[torch.Tensor, ...]
 
 CHUNK_BYTES = 4 * 1024 * 1024
 
 
 class DataError(ValueError):
     """The token file is not the planned one."""
+
+
+class Piece(NamedTuple):
+    """One micro-batch. `tokens` counts padding too; the three that follow only where there is any.
+
+    `wait_s` is how long the rank stood still for it.
+    """
+
+    tensors: Batch
+    samples: int
+    tokens: int
+    wait_s: float
+    real_tokens: Optional[int] = None
+    labelled_tokens: int = 0
+    images: int = 0
+
+
+class Fed:
+    """Micro-batches on their way into the engine, counted as they pass: what was trained, not what was
+    planned.
+    """
+
+    def __init__(self, pieces: Iterator[Piece]) -> None:
+        self._pieces = pieces
+        self.samples = self.tokens = self.labelled_tokens = self.images = 0
+        self.real_tokens: Optional[int] = None
+        self.wait_s = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        for piece in self._pieces:
+            self.samples += piece.samples
+            self.tokens += piece.tokens
+            self.labelled_tokens += piece.labelled_tokens
+            self.images += piece.images
+            self.wait_s += piece.wait_s
+            if piece.real_tokens is not None:
+                self.real_tokens = (self.real_tokens or 0) + piece.real_tokens
+            yield piece.tensors
+
+
+def make_feed(job: jobs.Job, *, rank: int) -> Union[TextFeed, SetFeed]:
+    """What feeds this rank, counted over all nodes. Raises DataError or SampleError."""
+    return TextFeed(job, rank) if job.data.samples is None else SetFeed(job, job.data.samples, rank)
+
+
+class TextFeed:
+    """Windows of a token file, shuffled."""
+
+    def __init__(self, job: jobs.Job, rank: int) -> None:
+        self._windows = Windows(
+            job.data, sequence_length=job.batch.sequence_length, vocab_size=job.model.vocab_size
+        )
+        self._order = SequenceOrder(len(self._windows), job.seed)
+        self._batch, self._rank = job.batch, rank
+        self.sha256, self.num_tokens = self._windows.sha256, self._windows.num_tokens
+        self.sequence_length = self._windows.sequence_length
+
+    def __enter__(self) -> TextFeed:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def micro_batches(self, step: int, device: torch.device) -> Iterator[Piece]:
+        """Those of this rank in optimizer step `step`, from 0."""
+        batch = self._batch
+        for indices in micro_batches(self._order, steps=(step,), **placed(batch, self._rank)):
+            asked_s = time.monotonic()
+            tensors = self._windows.batch(indices, device)
+            wait_s = time.monotonic() - asked_s
+            yield Piece(tensors, tensors[0].shape[0], tensors[0].numel(), wait_s)
+
+
+class SetFeed:
+    """Samples of a prepared set, made ahead by a thread; leaving the block ends it."""
+
+    def __init__(self, job: jobs.Job, planned: jobs.Samples, rank: int) -> None:
+        config = llava_config(job.model)
+        self._samples = PreparedSet(
+            os.path.dirname(job.data.file),
+            manifest_sha256=job.data.sha256,
+            images=planned.images,
+            vocab_size=job.model.vocab_size,
+            image_positions=config.vision.num_patches,
+        )
+        manifest, batch = self._samples.manifest, job.batch
+        if len(self._samples) != planned.num_samples:
+            raise DataError("{}: {} samples, planned {}".format(job.data.file, len(self._samples), planned))
+        self.sha256, self.num_tokens = self._samples.sha256, int(manifest["num_tokens"])
+        self.sequence_length = manifest["model_max_length"]
+        order: Union[SequenceOrder, GroupedOrder] = SequenceOrder(len(self._samples), job.seed)
+        if planned.order == "grouped":
+            order = GroupedOrder(
+                self._samples.words(),
+                job.seed,
+                global_batch_size=batch.global_batch_size,
+                micro_batch_size=batch.micro_batch_size,
+            )
+
+        def checked(indices: List[int]) -> Any:
+            made = self._samples.batch(indices)
+            check_images(made.inputs_BS, made.images_NCHW, config=config)
+            return made
+
+        steps = range(job.steps.planned)
+        self._prefetch = Prefetch(checked, micro_batches(order, steps=steps, **placed(batch, rank)))
+        self._accumulation = batch.gradient_accumulation_steps
+
+    def __enter__(self) -> SetFeed:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._prefetch.close()
+
+    def micro_batches(self, step: int, device: torch.device) -> Iterator[Piece]:  # noqa: ARG002
+        """Those of this rank in the next optimizer step."""
+        for _ in range(self._accumulation):
+            made = next(self._prefetch)
+            yield Piece(
+                tensors=tuple(x.to(device) for x in (made.inputs_BS, made.labels_BS, made.images_NCHW)),
+                samples=made.inputs_BS.shape[0],
+                tokens=made.padded_tokens,
+                wait_s=made.wait_s,
+                real_tokens=made.real_tokens,
+                labelled_tokens=int((made.labels_BS >= 0).sum()),
+                images=made.images_NCHW.shape[0],
+            )
+
+
+def placed(batch: jobs.Batch, rank: int) -> Any:
+    """Where a rank stands in a global batch, as the orders ask for it."""
+    return {
+        "dp_rank": rank,
+        "dp": batch.data_parallel_size,
+        "mbs": batch.micro_batch_size,
+        "gas": batch.gradient_accumulation_steps,
+    }
+
+
+#: What stands for an image in a prepared set; no tokenizer has a negative id.
+IMAGE_TOKEN = -200
+
+
+def llava_config(model: jobs.Model) -> LlavaConfig:
+    assert model.vision is not None  # the job was checked
+    return LlavaConfig(language=model, vision=ClipConfig(**model.vision.__dict__), image_token_id=IMAGE_TOKEN)
 
 
 class Windows:

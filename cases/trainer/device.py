@@ -43,6 +43,8 @@ class Device:
             self.device = torch.device(self.type, local_rank)
             self._function("set_device")(local_rank)
         self.synchronize: Callable[[], Any] = _nothing if self.is_host else self._function("synchronize")
+        self.tf32: Optional[bool] = None
+        """Whether torch rounds float32 products to TF32; None where it has no switch for that."""
 
     @property
     def is_host(self) -> bool:
@@ -55,6 +57,26 @@ class Device:
             return _processor_name()
         named = getattr(self._module, "get_device_name", None)
         return str(named(self.device.index)) if named else self.type
+
+    def seed(self, number: int) -> None:
+        """Seeds torch's generators, on the host and on the devices of this type."""
+        torch.manual_seed(number)  # before torch 2.1 it forgets those of plug-ins
+        seed_all = getattr(self._module, "manual_seed_all", None)
+        if seed_all is not None and not self.is_host:
+            seed_all(number)
+
+    def set_tf32(self, wanted: bool) -> None:
+        """Switches TF32 in float32 products on or off wherever torch has a switch: libraries of convolutions
+        have their own, on by default. `tf32` then says what is in force.
+        """
+        torch.set_float32_matmul_precision("high" if wanted else "highest")
+        for library in vars(torch.backends).values():
+            if hasattr(library, "allow_tf32"):
+                library.allow_tf32 = wanted
+        products = getattr(getattr(torch.backends, self.type, None), "matmul", None)
+        if hasattr(products, "allow_tf32"):
+            products.allow_tf32 = wanted
+            self.tf32 = bool(products.allow_tf32)
 
     def peak_allocated_bytes(self) -> Optional[int]:
         return self._statistic("max_memory_allocated")

@@ -6,10 +6,11 @@ Neither ever stands in for the other, and what one cannot do it refuses.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
 
 import job as jobs
 import torch
+from clip import TowerLayer
 from llama import Layer
 from torch import nn
 
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
     from data import Batch
     from device import Device
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 Norm = Union[None, float, torch.Tensor]
 # Tensors stay on the device: reading one waits for it, and the caller does that outside the timed region.
@@ -31,7 +37,12 @@ class EngineError(RuntimeError):
 def make_engine(
     job: jobs.Job, device: Device, build: Callable[[], nn.Module]
 ) -> Union[DeepSpeedEngine, DdpEngine]:
-    """`build` makes the model; it is called where the engine wants the parameters to be born."""
+    """`build` makes the model; it is called where the engine wants the parameters to be born.
+
+    Raises EngineError for what engine, torch or device cannot do.
+    """
+    device.set_tf32(job.precision.compute_dtype == "tf32")
+    check_tf32(job, device)
     return DeepSpeedEngine(job, device, build) if job.engine == "deepspeed" else DdpEngine(job, device, build)
 
 
@@ -55,28 +66,69 @@ class DeepSpeedEngine:
         if job.zero.stage != 3:
             model.to(device.device)
         optimizer = make_optimizer(job.optimizer, model, device)
+        self._groups = optimizer.param_groups  # DeepSpeed steps this very optimizer
+        self._fused = bool(optimizer.defaults.get("fused"))
         if job.zero.stage == 3:
             gather_by_layer(deepspeed, model)
         self.model = model
+        self._device = device
+        self._sequence_length = job.batch.sequence_length
         self._engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        self._norm: Norm = None
+        self._scale: Optional[float] = None
+        if job.zero.stage == 0 and job.precision.compute_dtype in ("fp32", "tf32"):
+            # The one case in which DeepSpeed works out the norm and drops it.
+            self._engine.clip_fp32_gradients = self._clip
 
     def found(self) -> Dict[str, Any]:
         """What DeepSpeed itself says that it runs, for the `ready` record."""
         return {
             "zero_stage": int(self._engine.zero_optimization_stage()),
-            "compute_dtype": dtype_name(next(self.model.parameters()).dtype),
+            "compute_dtype": dtype_name(next(self.model.parameters()).dtype, tf32=self._device.tf32),
             "micro_batch_size": int(self._engine.train_micro_batch_size_per_gpu()),
             "gradient_accumulation_steps": int(self._engine.gradient_accumulation_steps()),
+            "loss_scaling": "dynamic" if self._engine.fp16_enabled() else "none",
+            "fused_optimizer": self._fused,
+            **model_facts(self.model, self._sequence_length, self._device),
         }
 
     def step(self, batches: Iterable[Batch]) -> StepResult:
         engine, losses = self._engine, []
-        for inputs_BS, labels_BS in batches:
-            loss = engine(inputs_BS, labels_BS)
+        self._scale = self._loss_scale()  # before the step changes it
+        for batch in batches:
+            loss = engine(*batch)
             engine.backward(loss)
             engine.step()  # updates at the last micro-batch only: DeepSpeed counts them
             losses.append(loss.detach())
-        return mean(losses), engine.get_global_grad_norm()
+        norm = engine.get_global_grad_norm()
+        return mean(losses), self._norm if norm is None else norm
+
+    def step_facts(self) -> Dict[str, Any]:
+        """More about the last step, to be asked outside of its timed region. How long it waited for the other
+        ranks is null: DeepSpeed would stop at every collective to tell.
+        """
+        facts: Dict[str, Any] = {"comm_wait_s": None}
+        if self._scale is not None:
+            facts.update(loss_scale=self._scale, updated=bool(self._engine.was_step_applied()))
+        return facts
+
+    def _loss_scale(self) -> Optional[float]:
+        return float(self._engine.optimizer.loss_scale) if self._engine.fp16_enabled() else None
+
+    def _clip(self) -> None:
+        from deepspeed.runtime.utils import clip_grad_norm_
+
+        engine = self._engine
+        self._norm = clip_grad_norm_(
+            parameters=self.model.parameters(), max_norm=engine.gradient_clipping(), mpu=engine.mpu
+        )
+
+    def set_learning_rate(self, rate: float) -> None:
+        set_rate(self._groups, rate)
+
+    def inference(self) -> Any:
+        """What the model's forward is called within when nothing is trained."""
+        return contextlib.nullcontext()
 
 
 class DdpEngine:
@@ -91,11 +143,15 @@ class DdpEngine:
             self.model, device_ids=indices, gradient_as_bucket_view=True
         )
         self._optimizer = make_optimizer(job.optimizer, self.model, device)
-        self._parameters = list(self.model.parameters())
+        self._parameters = learning(self.model)
         self._clipping = job.optimizer.gradient_clipping
         self._accumulation = job.batch.gradient_accumulation_steps
         dtype = DTYPES[job.precision.compute_dtype]
         self._scaler = LossScaler(device.device) if dtype is torch.float16 else None
+        self._facts: Dict[str, Any] = {}
+        self._ddp._set_ddp_runtime_logging_sample_rate(1)  # its clock readings, of every step
+        self._device = device
+        self._sequence_length = job.batch.sequence_length
         self._autocast: Callable[[], Any] = contextlib.nullcontext
         self._dtype = next(self.model.parameters()).dtype
         self._micro_batch_size = job.batch.micro_batch_size
@@ -107,31 +163,58 @@ class DdpEngine:
         """What runs, for the `ready` record: nothing is sharded; the dtype is the one autocast gave."""
         return {
             "zero_stage": 0,
-            "compute_dtype": dtype_name(self._dtype),
+            "compute_dtype": dtype_name(self._dtype, tf32=self._device.tf32),
             "micro_batch_size": self._micro_batch_size,
             "gradient_accumulation_steps": self._accumulation,
+            "loss_scaling": "dynamic" if self._scaler else "none",
+            "fused_optimizer": bool(self._optimizer.defaults.get("fused")),
+            **model_facts(self.model, self._sequence_length, self._device),
         }
 
     def step(self, batches: Iterable[Batch]) -> StepResult:
         losses = []
-        for number, (inputs_BS, labels_BS) in enumerate(batches, start=1):
+        for number, batch in enumerate(batches, start=1):
             last = number == self._accumulation
             with contextlib.nullcontext() if last else self._ddp.no_sync():
                 with self._autocast():
-                    loss = self._ddp(inputs_BS, labels_BS)
+                    loss = self._ddp(*batch)
                 losses.append(loss.detach())
                 scale = self._scaler.scale if self._scaler else 1.0
                 (loss * (scale / self._accumulation)).backward()
         norm = self._update()
         return mean(losses), norm
 
+    def set_learning_rate(self, rate: float) -> None:
+        set_rate(self._optimizer.param_groups, rate)
+
+    def inference(self) -> Any:
+        """What the model's forward is called within when nothing is trained."""
+        return self._autocast()
+
+    def step_facts(self) -> Dict[str, Any]:
+        """More about the last step, to be asked outside of its timed region.
+
+        `comm_wait_s` is how long backward, with nothing left to compute, waited for the sum of the gradients:
+        for the network and for slower ranks. Null where torch has no clock for the device.
+        """
+        return {"comm_wait_s": self._comm_wait_s(), **self._facts}
+
+    def _comm_wait_s(self) -> Optional[float]:
+        self._ddp.logger.set_runtime_stats_and_log()  # else the next forward does it
+        told_ns = self._ddp._get_ddp_logging_data()
+        whole_ns = told_ns.get("backward_comm_time", 0)
+        return (whole_ns - told_ns["backward_compute_comm_overlap_time"]) / 1e9 if whole_ns > 0 else None
+
     def _update(self) -> Norm:
+        scale = self._scaler.scale if self._scaler else None
         finite = self._scaler.unscale(self._parameters) if self._scaler else True
         norm: Norm = None
         if finite and self._clipping > 0:
             norm = nn.utils.clip_grad_norm_(self._parameters, self._clipping)
         if finite:
             self._optimizer.step()
+        if scale is not None:
+            self._facts = {"loss_scale": scale, "updated": finite}
         self._optimizer.zero_grad(set_to_none=False)  # the gradients are views into DDP's buckets
         return norm
 
@@ -193,7 +276,7 @@ def deepspeed_config(job: jobs.Job) -> Dict[str, Any]:
         "steps_per_print": 10**9,  # no number is read from its log
         "wall_clock_breakdown": False,
     }
-    if job.precision.compute_dtype != "fp32":
+    if job.precision.compute_dtype not in ("fp32", "tf32"):
         config[job.precision.compute_dtype] = {"enabled": True}
     return config
 
@@ -206,7 +289,8 @@ def gather_by_layer(deepspeed: Any, model: nn.Module) -> None:
     """
     mark = getattr(deepspeed.utils, "set_z3_leaf_modules", None)
     if mark is not None:
-        mark(model, [Layer])
+        kinds = [kind for kind in (Layer, TowerLayer) if any(isinstance(m, kind) for m in model.modules())]
+        mark(model, kinds)
 
 
 def make_optimizer(optimizer: jobs.Optimizer, model: nn.Module, device: Device) -> torch.optim.Optimizer:
@@ -216,12 +300,32 @@ def make_optimizer(optimizer: jobs.Optimizer, model: nn.Module, device: Device) 
         "eps": optimizer.eps,
         "weight_decay": optimizer.weight_decay,
     }
-    if device.is_host:
-        # The same arithmetic in one pass; elsewhere torch's default is the fast one. CPUs have it from
-        # torch 2.4 on.
-        with contextlib.suppress(RuntimeError):
-            return torch.optim.AdamW(model.parameters(), fused=True, **settings)
-    return torch.optim.AdamW(model.parameters(), **settings)
+    if fused_works(device):
+        settings["fused"] = True
+    return torch.optim.AdamW(learning(model), **settings)
+
+
+def fused_works(device: Device) -> bool:
+    """Whether AdamW in one pass runs here: the same arithmetic, without the copies of all weights that
+    torch's default makes. Tried on one number, because a torch may offer what its device has no kernel for.
+    """
+    one = nn.Parameter(torch.ones(1, device=device.device))
+    one.grad = torch.ones_like(one)
+    try:
+        torch.optim.AdamW([one], fused=True).step()
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+def learning(model: nn.Module) -> List[nn.Parameter]:
+    """The parameters that training changes; a stage may leave the others as they are."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def set_rate(groups: List[Dict[str, Any]], rate: float) -> None:
+    for group in groups:
+        group["lr"] = rate
 
 
 def probe_autocast(device: Device, dtype: torch.dtype) -> torch.dtype:
@@ -236,8 +340,33 @@ def probe_autocast(device: Device, dtype: torch.dtype) -> torch.dtype:
     return found
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """The contract's word for a torch dtype; torch's own where it has none."""
+def check_tf32(job: jobs.Job, device: Device) -> None:
+    """Raises EngineError unless float32 products are what was planned: exact, or rounded to TF32."""
+    wanted = job.precision.compute_dtype == "tf32"
+    if device.tf32 is None and wanted:
+        raise EngineError("tf32: torch {} has no switch for it on {}".format(torch.__version__, device.type))
+    if bool(device.tf32) != wanted:
+        raise EngineError("tf32 is {} on {} and cannot be changed".format(device.tf32, device.type))
+
+
+def model_facts(model: nn.Module, sequence_length: int, device: Device) -> Dict[str, Any]:
+    """What the model that stands is and costs, for the `ready` record."""
+    modules = list(model.modules())
+    flops = getattr(model, "flops_per_token", None)
+    return {
+        "attention": "+".join(sorted({m.kernel for m in modules if hasattr(m, "kernel")})),
+        "compiled": any(getattr(m, "_compiled_call_impl", None) is not None for m in modules),
+        "flops_per_token": flops(sequence_length) if flops else None,
+        "tf32": device.tf32,
+    }
+
+
+def dtype_name(dtype: torch.dtype, *, tf32: Optional[bool] = False) -> str:
+    """The contract's word for a torch dtype, torch's own where it has none. Float32 with products rounded to
+    TF32 is not called fp32.
+    """
+    if tf32 and dtype is torch.float32:
+        return "tf32"
     return next((name for name, one in DTYPES.items() if one is dtype), str(dtype))
 
 

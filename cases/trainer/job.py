@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import typing
 from dataclasses import dataclass
 from typing import Any, Dict, List, Optional, Type, TypeVar
@@ -26,6 +27,19 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Vision:
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    ffn_hidden_size: int
+    image_size: int
+    patch_size: int
+    norm_eps: float
+    init_std: float
+    feature_layer: int
+
+
+@dataclass(frozen=True)
 class Model:
     architecture: str
     hidden_size: int
@@ -38,6 +52,14 @@ class Model:
     rope_theta: float
     init_std: float
     tie_embeddings: bool
+    vision: Optional[Vision] = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    num_samples: int
+    order: str
+    images: Optional[str]
 
 
 @dataclass(frozen=True)
@@ -46,6 +68,7 @@ class Data:
     sha256: str
     num_tokens: int
     dtype: str
+    samples: Optional[Samples] = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +92,22 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    shape: str
+    warmup_steps: int
+
+    def share(self, step: int, *, total: int) -> float:
+        """The fraction of the full learning rate at which `step`, from 1, is taken: linearly up from 0 over
+        the warm-up, then half a cosine down.
+        """
+        done = step - 1
+        if done < self.warmup_steps:
+            return done / max(1, self.warmup_steps)
+        along = (done - self.warmup_steps) / max(1, total - self.warmup_steps)
+        return max(0.0, 0.5 * (1.0 + math.cos(math.pi * along)))
+
+
+@dataclass(frozen=True)
 class Optimizer:
     name: str
     learning_rate: float
@@ -77,6 +116,11 @@ class Optimizer:
     beta2: float
     eps: float
     gradient_clipping: float
+    schedule: Optional[Schedule] = None
+
+    def learning_rate_at(self, step: int, *, total: int) -> float:
+        """Of `step`, from 1."""
+        return self.learning_rate * (self.schedule.share(step, total=total) if self.schedule else 1.0)
 
 
 @dataclass(frozen=True)
@@ -102,7 +146,24 @@ class Zero:
 
 
 @dataclass(frozen=True)
+class Initial:
+    folders: List[str]
+    manifests: List[str]
+    projector: Optional[str]
+
+
+@dataclass(frozen=True)
+class Questions:
+    file: str
+    sha256: str
+    num_questions: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
 class Job:
+    """Keys with a default may be left out: they came later, and what they say is not asked for then."""
+
     contract: int
     run_id: str
     cell_id: str
@@ -120,6 +181,11 @@ class Job:
     recompute: str
     attention: str
     zero: Zero
+    stage: Optional[str] = None
+    trainable: Optional[List[str]] = None
+    initial: Optional[Initial] = None
+    save: Optional[str] = None
+    questions: Optional[Questions] = None
 
 
 def load_job(path: str) -> Job:
@@ -158,11 +224,16 @@ def _build(cls: Type[T], value: Any, where: str, problems: List[str]) -> Optiona
     prefix = where + "." if where else ""
     problems.extend("{}{}: unknown key".format(prefix, key) for key in sorted(set(value) - set(hints)))
     fields: Dict[str, Any] = {}
+    optional = {one.name for one in dataclasses.fields(cls) if one.default is not dataclasses.MISSING}
     for name, kind in hints.items():
+        inner = _inner(kind)
         if name not in value:
-            problems.append("{}{}: missing".format(prefix, name))
-        elif dataclasses.is_dataclass(kind):
-            fields[name] = _build(kind, value[name], prefix + name, problems)
+            if name not in optional:
+                problems.append("{}{}: missing".format(prefix, name))
+        elif inner is not None and value[name] is None and inner is not kind:
+            fields[name] = None
+        elif inner is not None:
+            fields[name] = _build(inner, value[name], prefix + name, problems)
         elif not _fits(value[name], kind):
             problems.append("{}{}: {!r} is not {}".format(prefix, name, value[name], _name(kind)))
         else:
@@ -170,16 +241,30 @@ def _build(cls: Type[T], value: Any, where: str, problems: List[str]) -> Optiona
     return cls(**fields) if len(problems) == before else None
 
 
+def _inner(kind: Any) -> Any:
+    """The dataclass that a field holds, also where it may be null; None for any other kind."""
+    for one in (kind, *getattr(kind, "__args__", ())):
+        if dataclasses.is_dataclass(one):
+            return one
+    return None
+
+
 def _fits(value: Any, kind: Any) -> bool:
     if kind == Optional[str]:
         return value is None or isinstance(value, str)
+    if kind in (List[str], Optional[List[str]]):
+        if value is None:
+            return kind != List[str]
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
     if isinstance(value, bool):  # bool is an int in Python, not in JSON
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _name(kind: Any) -> str:
-    return "str or null" if kind == Optional[str] else kind.__name__
+    if kind == Optional[str]:
+        return "str or null"
+    return "a list of str" if kind in (List[str], Optional[List[str]]) else kind.__name__
 
 
 def _check(job: Job, problems: List[str]) -> None:
@@ -195,13 +280,13 @@ def _check(job: Job, problems: List[str]) -> None:
 
     model, batch, zero = job.model, job.batch, job.zero
     among("engine", job.engine, ("deepspeed", "ddp"))
-    among("model.architecture", model.architecture, ("llama",))
+    among("model.architecture", model.architecture, ("llama", "llava"))
     among("data.dtype", job.data.dtype, ("uint8", "int16", "int32"))
     among("optimizer.name", job.optimizer.name, ("adamw",))
-    among("precision.compute_dtype", job.precision.compute_dtype, ("fp32", "bf16", "fp16"))
+    among("precision.compute_dtype", job.precision.compute_dtype, ("fp32", "tf32", "bf16", "fp16"))
     among("precision.mechanism", job.precision.mechanism, ("none", "engine", "autocast"))
     among("recompute", job.recompute, ("none", "full"))
-    among("attention", job.attention, ("sdpa",))
+    among("attention", job.attention, ("sdpa", "flash_attn_2"))
     among("zero.stage", zero.stage, (0, 1, 2, 3))
     hexadecimal = set("0123456789abcdef")
     require(len(job.nonce) == 32 and set(job.nonce) <= hexadecimal, "nonce: must be 32 hex digits")
@@ -225,9 +310,31 @@ def _check(job: Job, problems: List[str]) -> None:
         model.num_kv_heads > 0 and model.num_heads % model.num_kv_heads == 0,
         "model.num_heads: not divisible by num_kv_heads",
     )
+    _check_stage(job, among, require)
     require(job.engine != "ddp" or zero.stage == 0, "zero.stage: must be 0 for ddp")
-    mixed = job.precision.compute_dtype != "fp32"
+    mixed = job.precision.compute_dtype not in ("fp32", "tf32")
     require(
         mixed == (job.precision.mechanism != "none"),
-        "precision.mechanism: none goes with fp32, engine or autocast with the others",
+        "precision.mechanism: none goes with fp32 and tf32, engine or autocast with the others",
     )
+
+
+def _check_stage(job: Job, among: Any, require: Any) -> None:
+    """The keys of a case that is trained in stages: all of them together, or none."""
+    llava, samples = job.model.architecture == "llava", job.data.samples
+    require(llava == (job.model.vision is not None), "model.vision: llava has one, llama has none")
+    require(llava == (samples is not None), "data.samples: llava learns from a prepared set, llama does not")
+    require(llava == (job.trainable is not None), "trainable: goes with llava")
+    for name in job.trainable or ():
+        among("trainable", name, ("multi_modal_projector", "language_model"))
+    if samples is not None:
+        among("data.samples.order", samples.order, ("shuffled", "grouped"))
+    if job.optimizer.schedule is not None:
+        among("optimizer.schedule.shape", job.optimizer.schedule.shape, ("cosine",))
+    if job.initial is not None:
+        same = len(job.initial.folders) == len(job.initial.manifests)
+        require(same, "initial: one manifest a folder")
+    for name, path in (("save", job.save), ("initial.projector", job.initial and job.initial.projector)):
+        # Whatever another run left where this one looks: its name would be another.
+        require(path is None or path.endswith("projector-" + job.nonce), name + ": is not of this run")
+    require(job.questions is None or llava, "questions: are about images, which llama does not see")

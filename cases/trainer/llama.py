@@ -180,6 +180,13 @@ class Llama(nn.Module):
                 "lm_head", config.hidden_size, config.vocab_size, std=config.init_std, seed=seed
             )
 
+    def flops_per_token(self, sequence_length: int) -> int:
+        """Training FLOPs per token, as the docstring of this file derives them."""
+        embedding = 0 if self.tied else num_parameters(self.model.embed_tokens)
+        width, layers = self.model.norm.weight, len(self.model.layers)
+        attention = 12 * layers * getattr(width, "ds_numel", width.numel()) * sequence_length
+        return 6 * (num_parameters(self) - embedding) + attention
+
     def embed(self, ids_BS: torch.Tensor) -> torch.Tensor:
         return self.model.embed_tokens(ids_BS)
 
@@ -191,16 +198,17 @@ class Llama(nn.Module):
 
     def forward(self, ids_BS: torch.Tensor, labels_BS: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy over all positions, natural logarithm, in float32."""
-        logits_BSV = self.logits(ids_BS)
+        return self.loss(self.model(self.embed(ids_BS)), labels_BS)
+
+    def loss(self, x_BSD: torch.Tensor, labels_BS: torch.Tensor) -> torch.Tensor:
+        logits_BSV = self.head(x_BSD)
         return F.cross_entropy(logits_BSV.float().flatten(0, 1), labels_BS.flatten())
 
 
 def normal(name: str, shape: Tuple[int, ...], *, std: float, seed: int) -> nn.Parameter:
     # One generator a parameter, on the CPU and in float32: no draw depends on what was built before, where,
-    # or in which dtype.
-    generator = torch.Generator("cpu").manual_seed(
-        (seed << 32 ^ zlib.crc32(name.encode())) & 0x7FFF_FFFF_FFFF_FFFF
-    )
+    # or in which dtype. It takes the low 32 bits of what it is given and drops the rest.
+    generator = torch.Generator("cpu").manual_seed(zlib.crc32("{} {}".format(seed, name).encode()))
     return nn.Parameter(torch.normal(0.0, std, shape, generator=generator, dtype=torch.float32, device="cpu"))
 
 
@@ -220,6 +228,9 @@ def rotate(x_BHSE: torch.Tensor, cos_SE: torch.Tensor, sin_SE: torch.Tensor) -> 
     return x_BHSE * cos_SE + torch.cat((-second, first), dim=-1) * sin_SE
 
 
-def num_parameters(model: nn.Module) -> int:
-    """Of the whole model; a parameter that ZeRO-3 has partitioned knows its full size as ds_numel."""
-    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+def num_parameters(model: nn.Module, *, trainable: bool = False) -> int:
+    """Of the whole model, or of what learns in it; a parameter that ZeRO-3 has partitioned knows its full
+    size as ds_numel.
+    """
+    chosen = (p for p in model.parameters() if p.requires_grad or not trainable)
+    return sum(getattr(p, "ds_numel", p.numel()) for p in chosen)

@@ -16,17 +16,18 @@ import sys
 import time
 import traceback
 import warnings
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Optional
 
 import job as jobs
-import torch
 import torch.distributed as dist
-from data import Batch, Windows
+from answers import answer
+from attention import check_attention
+from data import Fed, make_feed
 from device import Device, peak_rss_bytes
 from engine import import_deepspeed, make_engine
 from events import EventWriter
-from llama import Llama, num_parameters
-from order import SequenceOrder
+from initial import build_model, projector_sha256, save_projector
+from llama import num_parameters
 
 TRACEBACK_BYTES = 64 * 1024
 
@@ -60,7 +61,7 @@ def main(job_path: str) -> int:
 
 def train(job: jobs.Job, job_sha256: str, events: EventWriter) -> None:
     device = Device(job.device, int(os.environ["LOCAL_RANK"]))
-    torch.manual_seed(job.seed)
+    device.seed(job.seed)
     dist.init_process_group(job.device.backend)
     if dist.get_world_size() != job.batch.world_size:
         raise RuntimeError(
@@ -68,21 +69,11 @@ def train(job: jobs.Job, job_sha256: str, events: EventWriter) -> None:
         )
     events.write("hello", **hello(job, job_sha256, device))
 
-    windows = Windows(job.data, sequence_length=job.batch.sequence_length, vocab_size=job.model.vocab_size)
-    engine = make_engine(job, device, lambda: build_model(job))
-    events.write("ready", **ready(windows, engine))
-
-    order = SequenceOrder(len(windows), job.seed)
-    for step in range(1, job.steps.planned + 1):
-        # Both clock readings wait for the device, or a step would end when it was queued. For this rank's
-        # alone: a barrier here would be work that the benchmark itself adds to every step.
-        device.synchronize()
-        start_s = time.monotonic()
-        fed = Fed(micro_batches(job, order, windows, device, step - 1))
-        loss, norm = engine.step(fed)
-        device.synchronize()
-        end_s = time.monotonic()
-        events.write("step", **step_record(job, step, start_s, end_s, fed, float(loss), norm))
+    check_attention(job.attention, device.type)
+    with make_feed(job, rank=dist.get_rank()) as feed:
+        engine = make_engine(job, device, lambda: build_model(job))
+        events.write("ready", **ready(job, feed, engine))
+        measure(job, device, engine, feed, events)
 
     events.write(
         "memory",
@@ -90,44 +81,31 @@ def train(job: jobs.Job, job_sha256: str, events: EventWriter) -> None:
         device_peak_allocated_bytes=device.peak_allocated_bytes(),
         device_peak_reserved_bytes=device.peak_reserved_bytes(),
     )
+    # All that follows is timed by nobody.
+    if job.save is not None:
+        saved = save_projector(engine.model, os.environ["NX8_OUTPUT"], job.save)
+        if saved is not None:
+            events.write("saved", **saved)
+    if job.questions is not None:
+        answer(job, engine, device, events)
     events.end(job.steps.planned)
 
 
-def build_model(job: jobs.Job) -> Llama:
-    return Llama(job.model, recompute=job.recompute == "full", seed=job.seed)
-
-
-class Fed:
-    """Micro-batches on their way into the engine, counted as they pass: what was trained, not what was
-    planned.
-    """
-
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches = batches
-        self.samples = 0
-        self.tokens = 0
-
-    def __iter__(self) -> Iterator[Batch]:
-        for inputs_BS, labels_BS in self._batches:
-            self.samples += inputs_BS.shape[0]
-            self.tokens += inputs_BS.numel()
-            yield inputs_BS, labels_BS
-
-
-def micro_batches(
-    job: jobs.Job, order: SequenceOrder, windows: Windows, device: Device, step: int
-) -> Iterator[Batch]:
-    batch = job.batch
-    for number in range(batch.gradient_accumulation_steps):
-        indices = order.micro_batch(
-            step,
-            number,
-            dp_rank=dist.get_rank(),
-            dp=batch.data_parallel_size,
-            mbs=batch.micro_batch_size,
-            gas=batch.gradient_accumulation_steps,
-        )
-        yield windows.batch(indices, device.device)
+def measure(job: jobs.Job, device: Device, engine: Any, feed: Any, events: EventWriter) -> None:
+    for step in range(1, job.steps.planned + 1):
+        rate = job.optimizer.learning_rate_at(step, total=job.steps.planned)
+        if job.optimizer.schedule is not None:
+            engine.set_learning_rate(rate)
+        # Both clock readings wait for the device, or a step would end when it was queued. For this rank's
+        # alone: a barrier here would be work that the benchmark itself adds to every step.
+        device.synchronize()
+        start_s = time.monotonic()
+        fed = Fed(feed.micro_batches(step - 1, device.device))
+        loss, norm = engine.step(fed)
+        device.synchronize()
+        end_s = time.monotonic()
+        record = step_record(step, rate, start_s, end_s, fed, float(loss), norm)
+        events.write("step", **record, **engine.step_facts())
 
 
 def hello(job: jobs.Job, job_sha256: str, device: Device) -> Dict[str, Any]:
@@ -160,23 +138,30 @@ def versions(job: jobs.Job) -> Dict[str, Optional[str]]:
     return found
 
 
-def ready(windows: Windows, engine: Any) -> Dict[str, Any]:
+def ready(job: jobs.Job, feed: Any, engine: Any) -> Dict[str, Any]:
     """What stands, asked of the model, the data and the engine themselves wherever they can be asked."""
     model = engine.model
-    return {
+    language = getattr(model, "language_model", model)
+    record = {
         **engine.found(),
         "num_parameters": num_parameters(model),
-        "num_embedding_parameters": num_parameters(model.model.embed_tokens),
-        "data_sha256": windows.sha256,
-        "data_num_tokens": windows.num_tokens,
-        "recompute": "full" if model.model.recompute else "none",
-        "sequence_length": windows.sequence_length,
+        "num_embedding_parameters": num_parameters(language.model.embed_tokens),
+        "data_sha256": feed.sha256,
+        "data_num_tokens": feed.num_tokens,
+        "recompute": "full" if language.model.recompute else "none",
+        "sequence_length": feed.sequence_length,
         "world_size": dist.get_world_size(),
     }
+    if job.trainable is not None:
+        record["num_trainable_parameters"] = num_parameters(model, trainable=True)
+    if job.initial is not None:
+        record["initial_manifests"] = job.initial.manifests
+        record["projector_sha256"] = projector_sha256(job.initial)
+    return record
 
 
 def step_record(
-    job: jobs.Job, step: int, start_s: float, end_s: float, fed: Fed, loss: float, norm: Any
+    step: int, rate: float, start_s: float, end_s: float, fed: Fed, loss: float, norm: Any
 ) -> Dict[str, Any]:
     record = {
         "step": step,
@@ -189,7 +174,12 @@ def step_record(
     if record["loss"] is None:
         record["loss_nonfinite"] = str(loss)  # "nan", "inf" or "-inf"
     record["grad_norm"] = None if norm is None else finite_or_none(float(norm))
-    record["learning_rate"] = job.optimizer.learning_rate
+    record["learning_rate"] = rate
+    record["data_wait_s"] = fed.wait_s
+    if fed.real_tokens is not None:
+        record["real_tokens"] = fed.real_tokens
+        record["labelled_tokens"] = fed.labelled_tokens
+        record["images"] = fed.images
     return record
 
 

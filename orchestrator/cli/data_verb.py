@@ -231,7 +231,7 @@ def check(ctx: click.Context, name: str, source: Path | None, images: Path | Non
 )
 @click.pass_context
 def list_weights(ctx: click.Context, name: str, source: Path | None) -> None:
-    """Read the Hugging Face folder NAME once and write the list of its files, which a run holds it against."""
+    """Read the Hugging Face folder NAME once and list its files, which a run holds it against."""
     from orchestrator import data, weights
 
     path = weights.prepare(source or workspace_of(ctx).home / "results" / "data", name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from orchestrator.derive.kept import evaluated, lists_of
 from orchestrator.derive.rawfiles import (
     described,
     read_bytes,
@@ -18,6 +19,7 @@ from orchestrator.metrics import summarize
 from orchestrator.parse import PARSER_VERSION
 from orchestrator.parse.strict import Fields, Misread, strict_object
 from orchestrator.parse.visible import visible, visible_lines
+from orchestrator.plan import as_document
 from orchestrator.results import SCHEMA, serialise
 from orchestrator.verdict import Judgement, Verdict, judge
 from orchestrator.verdict.evidence import NOT_SEEN, HostSeen, host_seen
@@ -28,8 +30,9 @@ if TYPE_CHECKING:
 
     from orchestrator.metrics import Summary
     from orchestrator.parse.events import RankLog
+    from orchestrator.parse.records import Ready, Saved
     from orchestrator.plan import Cell, Plan
-    from orchestrator.results import CellFolder, RunFolder
+    from orchestrator.results import RunFolder
 
 MAX_HOST_BYTES = 16 << 20
 Document = dict[str, object]
@@ -44,7 +47,8 @@ def derive(folder: RunFolder, plan: Plan, host: Mapping[str, object] | None = No
     read. Whatever ranks and launchers wrote becomes a verdict, never an exception.
     """
     told = _host(folder) if host is None else _Host(folder.host, Fields(host))
-    cells = [_cell(folder.cell(cell.cell_id), cell, told) for cell in plan.cells]
+    left: dict[str, Saved] = {}
+    cells = [_cell(folder, cell, told, left) for cell in plan.cells]
     return {
         "schema": SCHEMA,
         "parser_version": PARSER_VERSION,
@@ -132,12 +136,20 @@ def _bad_host(path: Path, why: str) -> ConfigError:
     return ConfigError(Problem(code="E706", message=f"{path}: {why}", help=help_))
 
 
-def _cell(folder: CellFolder, cell: Cell, host: _Host) -> tuple[Document, int]:
-    seen = host.seen(cell.cell_id)
+def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tuple[Document, int]:
+    """`left` has what the first ranks of the cells before this one left for it, and gets this one's."""
+    folder, seen = run.cell(cell.cell_id), host.seen(cell.cell_id)
     logs, statuses = read_logs(folder, cell), read_statuses(folder, cell)
-    judgement = judge(cell, logs, statuses, seen)
+    if (first := logs.get(0)) and first.saved:
+        left[cell.cell_id] = first.saved
+    before = left.get(cell.handed.cell_id) if cell.handed else None
+    judgement = judge(cell, logs, statuses, seen, lists=lists_of(run, cell), before=before)
     monitors = read_monitors(folder, cell)
     summary = summarize(cell, logs, mem_total_bytes=host.mem_total_bytes, monitors=monitors)
+    evaluation: Document = {}
+    if cell.key is not None:
+        accuracy, evaluation = evaluated(run, cell, logs, seen)
+        summary += (accuracy,)
     if judgement.verdict is not Verdict.MEASURED:
         summary = summary.withheld(f"{judgement.verdict}: {judgement.reasons[0]}")
     document = {
@@ -146,6 +158,9 @@ def _cell(folder: CellFolder, cell: Cell, host: _Host) -> tuple[Document, int]:
         "verdict": str(judgement.verdict),
         **_judged(judgement),
         "metrics": _metrics(summary),
+        **({"evaluation": evaluation} if judgement.verdict is Verdict.MEASURED and evaluation else {}),
+        # Left out rather than null: results of plans that had none stay the same bytes.
+        **({"document": asdict(cell.document)} if cell.document else {}),
         "host_seen": asdict(seen),
         "ranks": _ranks(cell, logs),
         "files": [described(path, folder.path) for path in regular_files(folder.path)],
@@ -186,11 +201,22 @@ def _work(cell: Cell) -> Document:
         "seed": job.seed,
         "batch": asdict(job.batch),
         "steps": asdict(job.steps),
-        "model": asdict(job.model),
-        "data": {key: value for key, value in asdict(job.data).items() if key != "file"},
+        "model": as_document(job.model),
+        "data": _data(cell),
         "flops": asdict(cell.flops),
         "peak": asdict(cell.peak),
     }
+
+
+def _data(cell: Cell) -> Document:
+    """Without the paths, which are this machine's."""
+    data: Document = as_document(cell.job.data)
+    data.pop("file")
+    if cell.job.data.samples is not None:
+        samples = cell.job.data.samples
+        data |= {"name": cell.job.data.name, "num_samples": samples.num_samples, "order": samples.order}
+        data.pop("samples")
+    return data
 
 
 def _parallel(cell: Cell) -> Document:
@@ -236,7 +262,7 @@ def _ranks(cell: Cell, logs: Mapping[int, RankLog]) -> list[Document]:
     for launch in cell.launches:
         for rank in launch.ranks:
             log = logs.get(rank)
-            hello = log.hello if log else None
+            hello, ready = (log.hello, log.ready) if log else (None, None)
             ranks.append(
                 {
                     "rank": rank,
@@ -253,6 +279,21 @@ def _ranks(cell: Cell, logs: Mapping[int, RankLog]) -> list[Document]:
                         visible(name, limit=80): None if version is None else visible(version, limit=80)
                         for name, version in (hello.versions if hello else ())
                     },
+                    **_computes(ready),
                 }
             )
     return ranks
+
+
+def _computes(ready: Ready | None) -> Document:
+    """How the rank says that it computes; nothing of a rank that does not say it, as those of older runs."""
+    if ready is None or ready.compiled is None:
+        return {}
+    return {
+        "computes": {
+            "compiled": ready.compiled,
+            "loss_scaling": None if ready.loss_scaling is None else visible(ready.loss_scaling, limit=64),
+            "tf32": ready.tf32,
+            "flops_per_token": ready.flops_per_token,
+        }
+    }

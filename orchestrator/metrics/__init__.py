@@ -93,9 +93,9 @@ def summarize(
             measured("mfu_published", lambda: _mfu_published(cell, speed)),
             measured(
                 "mfu_palm",
-                lambda: _mfu_palm_staged(cell, logs, steps(), speed)
-                if varying
-                else _mfu_palm(cell, logs, speed),
+                lambda: (
+                    _mfu_palm_staged(cell, logs, steps(), speed) if varying else _mfu_palm(cell, logs, speed)
+                ),
                 specs=specs,
             ),
             *_waits(cell, logs),

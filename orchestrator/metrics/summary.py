@@ -59,6 +59,9 @@ class Summary:
     def value(self, name: str) -> float | int | None:
         return self[name].value
 
+    def __add__(self, metrics: tuple[Metric, ...]) -> Summary:
+        return Summary(metrics=(*self.metrics, *metrics))
+
     def withheld(self, reason: str) -> Summary:
         return Summary(metrics=tuple(metric.withheld(reason) for metric in self.metrics))
 
@@ -76,6 +79,16 @@ SPECS: dict[str, tuple[str, Direction, str]] = {
         "tokens/s",
         "higher",
         "median over steps of global_batch_size × sequence_length / step_time_s / world_size",
+    ),
+    "padded_tokens_per_second_per_device": (
+        "tokens/s",
+        "higher",
+        "the same with padding: tokens as they entered the model / step times / world_size",
+    ),
+    "mean_sequence_length": (
+        "tokens/sample",
+        "none",
+        "tokens without padding / samples, over all ranks and measured steps",
     ),
     "step_time_p50_s": ("s", "lower", "50th percentile over steps of max over ranks of end_s − start_s"),
     "step_time_p95_s": ("s", "lower", "95th percentile over steps of max over ranks of end_s − start_s"),
@@ -114,10 +127,43 @@ SPECS: dict[str, tuple[str, Direction, str]] = {
         "higher",
         "tokens_per_second_per_device × (6·N + 12·L·d·s) / peak FLOP/s, N without input embedding",
     ),
+    "data_wait_fraction": (
+        "fraction",
+        "lower",
+        "max over ranks of the time that it stood still for its data / its measured step times",
+    ),
+    "comm_wait_fraction": (
+        "fraction",
+        "lower",
+        "max over ranks of the time that it stood still for other ranks / its measured step times",
+    ),
+    "acc_mmmu": (
+        "fraction",
+        "higher",
+        "questions answered right / questions, decoded greedily, scored on the host by MMMU's own rules",
+    ),
     "window_coverage": (
         "fraction",
         "higher",
         "min over ranks of the sum of measured step times / wall time from the window's start to its end",
+    ),
+}
+
+
+#: Where samples vary in length, padding counts as no token, and a sum goes with a sum: a mean length belongs
+#: to the mean of the step times.
+VARYING_SPECS: dict[str, tuple[str, Direction, str]] = {
+    **SPECS,
+    "tokens_per_second_per_device": (
+        "tokens/s",
+        "higher",
+        "global_batch_size × mean_sequence_length / mean of step_time_s / world_size, padding not counted",
+    ),
+    "mfu_palm": (
+        "fraction",
+        "higher",
+        "tokens_per_second_per_device × (m·N + 12·L·d·s + share of image positions × (6·N_p + 2·N_v))"
+        " / peak FLOP/s; m 6 or, where the language model does not learn, 4",
     ),
 }
 

@@ -20,11 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowStep:
-    """One measured step over all ranks. `time_s` is that of the slowest rank: the others waited for it."""
+    """One measured step over all ranks. `time_s` is that of the slowest rank: the others waited for it.
+
+    `samples` and `tokens` are of all ranks, padding included; `real_tokens` and `images` are None where every
+    rank has none to report: samples of one length have no padding.
+    """
 
     time_s: float
     loss: float | None
     grad_norm: float | None
+    samples: int = 0
+    tokens: int = 0
+    real_tokens: int | None = None
+    images: int | None = None
 
 
 def window(cell: Cell, logs: Mapping[int, RankLog]) -> tuple[WindowStep, ...]:
@@ -72,8 +80,14 @@ def _numbered(log: RankLog | None) -> dict[int, list[Step]]:
 
 
 def _joined(records: list[Step]) -> WindowStep:
-    losses = [(step.loss, step.tokens) for step in records if step.loss is not None and step.tokens > 0]
-    tokens = sum(weight for _, weight in losses)
+    # A rank's loss is a mean over the tokens that it learned from: those with a label where it counts them.
+    weights = [step.tokens if step.labelled_tokens is None else step.labelled_tokens for step in records]
+    losses = [
+        (step.loss, weight)
+        for step, weight in zip(records, weights, strict=True)
+        if step.loss is not None and (weight > 0 or step.labelled_tokens is not None)
+    ]
+    tokens = sum(weight for _, weight in losses) or 1
     norms = [step.grad_norm for step in records if step.grad_norm is not None]
     # A weight is a share first: loss × tokens could leave the range of a float where the mean does not.
     loss = (
@@ -82,5 +96,34 @@ def _joined(records: list[Step]) -> WindowStep:
         else None
     )
     return WindowStep(
-        time_s=max(step.duration_s for step in records), loss=loss, grad_norm=max(norms) if norms else None
+        time_s=max(step.duration_s for step in records),
+        loss=loss,
+        grad_norm=max(norms) if norms else None,
+        samples=sum(step.samples for step in records),
+        tokens=sum(step.tokens for step in records),
+        real_tokens=_sum([step.real_tokens for step in records]),
+        images=_sum([step.images for step in records]),
     )
+
+
+def _sum(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
+def waited(cell: Cell, logs: Mapping[int, RankLog], *, kind: str) -> Computed:
+    """The share of its step time that a rank stood still, `kind` is the name of the figure in its records:
+    the most of any rank.
+    """
+    first, last = cell.job.steps.warmup_steps + 1, cell.job.steps.total
+    shares = []
+    for rank in planned_ranks(cell):
+        log = logs.get(rank)
+        steps = [step for step in log.steps if first <= step.step <= last] if log else []
+        waits: list[float | None] = [getattr(step, kind) for step in steps]
+        known = [wait_s for wait_s in waits if wait_s is not None]
+        whole_s = math.fsum(step.duration_s for step in steps)
+        if not known or len(known) != len(waits) or whole_s <= 0:
+            raise NoValueError(f"rank {rank} does not say how long it waited")
+        shares.append(math.fsum(known) / whole_s)
+    return max(shares), {"min": min(shares)}

@@ -53,9 +53,9 @@ class RankLog:
     """What one rank reported.
 
     The nonce is kept, not judged: `nonces` has the distinct ones in order of appearance (the first
-    MAX_NONCES). Of hello, ready, memory, saved, evaluation, fail and end the first counts; a second one is a problem.
-    `count_before_end` and `sha256_before_end` are what the end record should state: records and SHA-256 of
-    all bytes before it. `sha256` and `num_bytes` are those of the whole file.
+    MAX_NONCES). Of hello, ready, memory, saved, evaluation, fail and end the first counts; a second one is a
+    problem. `count_before_end` and `sha256_before_end` are what the end record should state: records and
+    SHA-256 of all bytes before it. `sha256` and `num_bytes` are those of the whole file.
     """
 
     rank: int

@@ -65,6 +65,11 @@ class Ready(Record, frozen=True, kw_only=True):
     world_size: int
     num_trainable_parameters: int | None = None
     projector_sha256: str | None = None
+    attention: str | None = None
+    loss_scaling: str | None = None
+    compiled: bool | None = None
+    tf32: bool | None = None
+    flops_per_token: int | None = None
 
 
 class Step(Record, frozen=True, kw_only=True):
@@ -174,7 +179,7 @@ def _check_crc(line: bytes) -> None:
 
 _Exact = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-_Finite = Annotated[float, msgspec.Meta(ge=-1e300, le=1e300)]
+_Finite = Annotated[float, msgspec.Meta(ge=-1e299, le=1e299)]
 
 
 class _PlainStep(msgspec.Struct):
@@ -191,7 +196,7 @@ class _PlainStep(msgspec.Struct):
     end_s: _Finite
     samples: _Count
     tokens: _Count
-    loss: Annotated[float, msgspec.Meta(ge=0, le=1e300)]
+    loss: Annotated[float, msgspec.Meta(ge=0, le=1e299)]
     grad_norm: _Finite
     learning_rate: _Finite
     crc32: str
@@ -204,8 +209,8 @@ _PLAIN_KEYS = len(_PlainStep.__struct_fields__)
 class _SplitStep(_PlainStep):
     """The same, of a rank that says what its time went into."""
 
-    data_wait_s: Annotated[float, msgspec.Meta(ge=0, le=1e300)]
-    comm_wait_s: Annotated[float, msgspec.Meta(ge=0, le=1e300)] | None
+    data_wait_s: Annotated[float, msgspec.Meta(ge=0, le=1e299)]
+    comm_wait_s: Annotated[float, msgspec.Meta(ge=0, le=1e299)] | None
     loss_scale: _Finite | None
     updated: bool
 
@@ -342,6 +347,11 @@ def _ready(fields: Fields, common: _Common) -> Ready:
         world_size=_count(fields, "world_size"),
         num_trainable_parameters=_optional_count(fields, "num_trainable_parameters"),
         projector_sha256=fields.optional_text("projector_sha256", limit=128),
+        attention=fields.optional_text("attention", limit=64),
+        loss_scaling=fields.optional_text("loss_scaling", limit=64),
+        compiled=fields.optional_flag("compiled"),
+        tf32=fields.optional_flag("tf32"),
+        flops_per_token=_optional_count(fields, "flops_per_token"),
     )
 
 
@@ -406,9 +416,7 @@ def _saved(fields: Fields, common: _Common) -> Saved:
 
 
 def _answered(fields: Fields, common: _Common) -> Answered:
-    return Answered(
-        **common, question=fields.text("question", limit=512), tokens=fields.integers("tokens")
-    )
+    return Answered(**common, question=fields.text("question", limit=512), tokens=fields.integers("tokens"))
 
 
 def _evaluated(fields: Fields, common: _Common) -> Evaluated:

@@ -96,6 +96,9 @@ class Fields:
     def optional_text(self, key: str, *, limit: int = MAX_TEXT_CHARS) -> str | None:
         return None if self._values.get(key) is None else self.text(key, limit=limit)
 
+    def optional_flag(self, key: str) -> bool | None:
+        return None if self._values.get(key) is None else self.flag(key)
+
     def texts(self, key: str, *, most: int = 100) -> tuple[tuple[str, str | None], ...]:
         """An object of strings and nulls as (name, text) pairs in its own order, the first `most` of them."""
         fields = self.inner(key)
@@ -107,7 +110,8 @@ class Fields:
     def integers(self, key: str) -> tuple[int, ...]:
         value = self._present(key)
         plain = isinstance(value, list) and all(
-            isinstance(item, int) and not isinstance(item, bool) and abs(item) <= MAX_INTEGER for item in value
+            isinstance(item, int) and not isinstance(item, bool) and abs(item) <= MAX_INTEGER
+            for item in value
         )
         if not plain:
             raise Misread(f"{key} is {_kind(value)}, not a list of integers")

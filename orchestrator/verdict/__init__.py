@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.parse.events import RankLog
+    from orchestrator.parse.records import Saved
     from orchestrator.parse.status import NodeStatus, StatusProblem
     from orchestrator.plan import Cell
+    from orchestrator.verdict.order import Lists
 
 __all__ = ["HostSeen", "Judgement", "Proof", "Verdict", "judge"]
 
@@ -49,15 +51,20 @@ def judge(
     logs: Mapping[int, RankLog],
     statuses: Mapping[int, NodeStatus | StatusProblem],
     host: HostSeen,
+    *,
+    lists: Lists | None = None,
+    before: Saved | None = None,
 ) -> Judgement:
     """The verdict on `cell`. `logs` by rank, `statuses` by node rank; a missing file is absent from them.
+    `lists` and `before` are as Evidence has them.
 
     Never raises on what ranks and launchers wrote.
     """
     if not host.started:
         reason = host.not_run_reason or "never started"
-        return Judgement(verdict=Verdict.NOT_RUN, reasons=(reason,), proofs=unproven("the cell was not run"))
-    evidence = Evidence(cell=cell, logs=logs, statuses=statuses, host=host)
+        proofs = unproven("the cell was not run", cell=cell)
+        return Judgement(verdict=Verdict.NOT_RUN, reasons=(reason,), proofs=proofs)
+    evidence = Evidence(cell=cell, logs=logs, statuses=statuses, host=host, lists=lists, before=before)
     proofs = examine(evidence)
     failed = failure(evidence)
     if failed is not None:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from orchestrator.metrics.window import planned_ranks
 from orchestrator.parse.events import RankLog
+from orchestrator.parse.records import Saved
 from orchestrator.parse.status import NodeStatus, StatusProblem
 from orchestrator.plan import Cell
+from orchestrator.verdict.order import Lists
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,12 +78,18 @@ def host_seen(fields: Fields) -> HostSeen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Everything about one cell. A file that does not exist is absent from its mapping."""
+    """Everything about one cell. A file that does not exist is absent from its mapping.
+
+    `lists` is what the host kept of the cell's prepared set; `before` what the first rank of the stage before
+    this one says it left.
+    """
 
     cell: Cell
     logs: Mapping[int, RankLog]
     statuses: Mapping[int, NodeStatus | StatusProblem]
     host: HostSeen
+    lists: Lists | None = None
+    before: Saved | None = None
 
     @property
     def ranks(self) -> tuple[int, ...]:

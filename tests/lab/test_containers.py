@@ -223,7 +223,7 @@ def test_pressing_ctrl_c_again_and_again_leaves_nothing_behind(labs: Labs) -> No
     assert "SIGINT" in result["cells"][0]["reasons"][0]
 
 
-@pytest.mark.parametrize("stage", ["image inspect", "container create"])
+@pytest.mark.parametrize("stage", [pytest.param("image inspect", marks=pytest.mark.slow), "container create"])
 def test_a_signal_while_nodes_are_prepared_leaves_nothing_behind(stage: str, labs: Labs) -> None:
     """Ctrl-C, and once more while the locks are let go."""
     bed = labs(VENDOR)

@@ -250,6 +250,7 @@ def test_an_engine_of_this_machine_builds_and_the_nodes_get_it_from_here(labs: L
     assert "Step 1/" in (Path(done.stdout.splitlines()[-1]) / "build-deepspeed.log").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_an_engine_of_this_machine_that_fails_or_is_not_there_is_exit_5(labs: Labs) -> None:
     bed = labs(VENDOR)
     forget(bed)
@@ -264,6 +265,7 @@ def test_an_engine_of_this_machine_that_fails_or_is_not_there_is_exit_5(labs: La
     assert "the wheel is missing" in failed.stderr
 
 
+@pytest.mark.slow
 def test_a_build_that_takes_too_long_is_exit_5_with_its_last_lines(labs: Labs) -> None:
     bed = labs(VENDOR)
     forget(bed)
@@ -282,6 +284,7 @@ def test_a_build_that_takes_too_long_is_exit_5_with_its_last_lines(labs: Labs) -
     assert not any("nx8" in one or "hand-on" in one for one in left_on(bed))
 
 
+@pytest.mark.slow
 def test_nodes_that_cannot_build_the_same_are_refused_before_they_build(labs: Labs) -> None:
     bed = labs(VENDOR)
     forget(bed)

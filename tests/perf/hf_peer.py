@@ -13,12 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-import deepspeed
-
-deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-import torch  # noqa: E402 - after the switch above
-from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments  # noqa: E402
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 
 class Windows(torch.utils.data.Dataset):
@@ -70,10 +66,15 @@ def main() -> None:
     out = Path(sys.argv[2])
     model, optimizer, batch = job["model"], job["optimizer"], job["batch"]
     torch.manual_seed(job["seed"])
+    if job["engine"] == "deepspeed":
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     clock = Clock()
     arguments = TrainingArguments(
         output_dir=str(out / "hf"),
-        deepspeed=ds_config(job),
+        deepspeed=ds_config(job) if job["engine"] == "deepspeed" else None,
+        ddp_backend=job["device"]["backend"],
         use_cpu=job["device"]["type"] == "cpu",
         per_device_train_batch_size=batch["micro_batch_size"],
         gradient_accumulation_steps=batch["gradient_accumulation_steps"],

@@ -1,11 +1,13 @@
-"""`make perf`: our trainer beside Hugging Face Trainer + DeepSpeed, the same job, in turn, paired; and what
-`nx8 run` adds around it.
+"""`make perf`: our trainer beside Hugging Face Trainer, both with DDP or both with DeepSpeed: the same
+job, in turn, paired; and what `nx8 run` adds around it.
 
 Two ratios are printed, each the median of the pairs' ratios with every pair beside it:
+
   steady tokens/s   ours ÷ theirs, by the clock between the end of the last warm-up step and the end of the
-  last step, logging included first step        ours ÷ theirs, seconds from starting the launcher to the end
-  of the first optimizer step Both sides write the same monotonic clock. Noise of the machine falls on both:
-  read the spread.
+                    last step, logging included
+  first step        ours ÷ theirs, seconds from starting the launcher to the end of the first optimizer step
+
+Both sides write the same monotonic clock. Noise of the machine falls on both: read the spread.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from orchestrator.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 600
+#: Name → ZeRO stage; ddp is torch's own on both sides.
+MODES = {"ddp": 0, "zero2": 2, "zero3": 3}
 
 
 def main() -> None:
@@ -38,6 +42,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--ranks", type=int, nargs="+", default=[2])
+    options.add_argument("--modes", choices=MODES, nargs="+", default=["zero3"])
     options.add_argument("--pairs", type=int, default=5)
     options.add_argument("--steps", type=int, default=60)
     options.add_argument("--overhead", action=argparse.BooleanOptionalAction, default=True)
@@ -47,22 +52,23 @@ def main() -> None:
         f" Python {platform.python_version()}"
     )
     for ranks in said.ranks:
-        compare(ranks, said.pairs, said.steps)
+        for mode in said.modes:
+            compare(ranks, mode, said.pairs, said.steps)
     if said.overhead:
         overhead()
 
 
-def compare(ranks: int, pairs: int, steps: int) -> None:
-    rates, firsts = [], []
-    print(
-        f"\n{ranks} ranks, {pairs} pairs, {steps} measured steps        ours            theirs          ratio"
-    )
+def compare(ranks: int, mode: str, pairs: int, steps: int) -> None:
+    rates, firsts, waits = [], [], []
+    print(f"\n{mode} on {ranks} ranks, {pairs} pairs, {steps} measured steps")
+    print("                               ours            theirs          ratio")
     for number in range(1, pairs + 1):
         # Alternating who goes first keeps a drift of the machine from favouring one side.
         order = (ours, theirs) if number % 2 else (theirs, ours)
-        seen = {side.__name__: measured(side, ranks, steps) for side in order}
-        our_rate, our_first = seen["ours"]
-        their_rate, their_first = seen["theirs"]
+        seen = {side.__name__: measured(side, ranks, mode, steps) for side in order}
+        our_rate, our_first, waited = seen["ours"]
+        their_rate, their_first, _ = seen["theirs"]
+        waits.append(waited)
         rates.append(our_rate / their_rate)
         firsts.append(our_first / their_first)
         print(f"  pair {number}  steady tokens/s  {our_rate:12.0f}    {their_rate:12.0f}    {rates[-1]:8.3f}")
@@ -73,25 +79,27 @@ def compare(ranks: int, pairs: int, steps: int) -> None:
     )
     print(
         f"  median first-step ratio      {statistics.median(firsts):.3f}"
-        f"   (min {min(firsts):.3f}, max {max(firsts):.3f})",
-        flush=True,
+        f"   (min {min(firsts):.3f}, max {max(firsts):.3f})"
     )
+    print(f"  our wait for data, share of the step times: at most {max(waits):.3%}", flush=True)
 
 
-def measured(side, ranks: int, steps: int) -> tuple[float, float]:
-    """(steady tokens/s over all ranks, seconds to the first finished step) of one run."""
+def measured(side, ranks: int, mode: str, steps: int) -> tuple[float, float, float | None]:
+    """(steady tokens/s over all ranks, seconds to the first finished step, share of waiting for data where it
+    is told) of one run.
+    """
     with tempfile.TemporaryDirectory(prefix="nx8-perf-") as folder:
-        job, launch = planned_job(Path(folder), ranks, steps)
+        job, launch = planned_job(Path(folder), ranks, mode, steps)
         began = time.monotonic()
-        ends_s = side(Path(folder), job, launch)
+        ends_s, waited = side(Path(folder), job, launch)
         batch = job["batch"]
         warmup = job["steps"]["warmup_steps"]
         tokens = batch["global_batch_size"] * batch["sequence_length"] * (len(ends_s) - warmup)
         assert len(ends_s) == warmup + job["steps"]["measured_steps"], f"{side.__name__}: {len(ends_s)} steps"
-        return tokens / (ends_s[-1] - ends_s[warmup - 1]), ends_s[0] - began
+        return tokens / (ends_s[-1] - ends_s[warmup - 1]), ends_s[0] - began, waited
 
 
-def planned_job(folder: Path, ranks: int, steps: int):
+def planned_job(folder: Path, ranks: int, mode: str, steps: int):
     workspace = Workspace(home=ROOT)
     chosen = select(workspace, cases=("llama2_7b",), vendor=None, cluster="local")
     chosen = dataclasses.replace(chosen, cluster=dataclasses.replace(chosen.cluster, devices_per_node=ranks))
@@ -106,23 +114,28 @@ def planned_job(folder: Path, ranks: int, steps: int):
             data_dir=ROOT / "results" / "data",
             run_dir=folder,
         ),
-        manifests=prepared(workspace, chosen, write=True),
+        sources=prepared(chosen, ROOT / "results" / "data", write=True),
         options=Options(measured_steps=steps),
     )
     cell = whole.cells[0]
-    (folder / "job.json").write_text(to_json(cell.job))
+    job = json.loads(to_json(cell.job))
+    job["engine"] = "ddp" if mode == "ddp" else "deepspeed"
+    job["zero"]["stage"] = MODES[mode]
+    (folder / "job.json").write_text(json.dumps(job))
     Path(cell.launches[0].host_output).mkdir(parents=True)
-    (folder / "cells" / cell.cell_id / "job.json").write_text(to_json(cell.job))
-    return dataclasses.asdict(cell.job), cell.launches[0]
+    (folder / "cells" / cell.cell_id / "job.json").write_text(json.dumps(job))
+    return job, cell.launches[0]
 
 
-def ours(folder: Path, job: dict, launch) -> list[float]:
+def ours(folder: Path, job: dict, launch) -> tuple[list[float], float]:
     finish(launch.argv, launch.environment, folder, keep_stdin=True)
     records = (Path(launch.host_output) / "rank0" / "events.jsonl").read_text().splitlines()
-    return [record["end_s"] for record in map(json.loads, records) if record["event"] == "step"]
+    steps = [record for record in map(json.loads, records) if record["event"] == "step"]
+    waited_s = sum(step["data_wait_s"] for step in steps)
+    return [step["end_s"] for step in steps], waited_s / sum(s["end_s"] - s["start_s"] for s in steps)
 
 
-def theirs(folder: Path, job: dict, launch) -> list[float]:
+def theirs(folder: Path, job: dict, launch) -> tuple[list[float], None]:
     ranks = job["batch"]["world_size"]
     argv = (
         sys.executable,
@@ -135,7 +148,7 @@ def theirs(folder: Path, job: dict, launch) -> list[float]:
         str(folder),
     )
     finish(argv, launch.environment, folder, keep_stdin=False)
-    return json.loads((folder / "peer.json").read_text())["ends_s"]
+    return json.loads((folder / "peer.json").read_text())["ends_s"], None
 
 
 def finish(argv, environment: dict, folder: Path, *, keep_stdin: bool) -> None:

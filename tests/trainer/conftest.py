@@ -105,12 +105,13 @@ class Bench:
         port: int = 0,
         environment: dict[str, str] | None = None,
         options: tuple[str, ...] = (),
+        python: str = sys.executable,
     ) -> Running:
         cell = self.folder / f"cell{len(self.started)}"
         cell.mkdir()
         (cell / "job.json").write_text(json.dumps(job))
         output = cell / f"node{node_rank}"
-        argv = [sys.executable, str(TRAINER / "launch.py"), "--job", str(cell / "job.json")]
+        argv = [python, str(TRAINER / "launch.py"), "--job", str(cell / "job.json")]
         argv += ["--output", str(output), "--launcher", launcher, "--node-rank", str(node_rank)]
         argv += ["--num-nodes", str(num_nodes), "--master-addr", "127.0.0.1", "--master-port", str(port)]
         argv += ["--local-world-size", str(job["batch"]["world_size"] // num_nodes), *options]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.verdict.proofs import records, training
+from orchestrator.verdict.proofs import records, stages, training
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from orchestrator.plan import Cell
     from orchestrator.verdict.evidence import Evidence
 
 #: How many faults a detail lists before it only counts them.
@@ -26,13 +27,25 @@ class Proof:
 
 
 def examine(evidence: Evidence) -> tuple[Proof, ...]:
-    """Every proof, in the order of the contract."""
-    return tuple(_proof(name, *find(evidence)) for name, find in _PROOFS.items())
+    """Every proof that the cell needs, in the order of the contract."""
+    return tuple(_proof(name, *_PROOFS[name](evidence)) for name in _needed(evidence.cell))
 
 
-def unproven(detail: str) -> tuple[Proof, ...]:
-    """Every proof as not held, for a cell of which nothing can be said."""
-    return tuple(Proof(name=name, held=False, detail=detail) for name in _PROOFS)
+def unproven(detail: str, *, cell: Cell | None = None) -> tuple[Proof, ...]:
+    """Every proof that `cell` needs, without one every proof there is, as not held: nothing can be said."""
+    return tuple(Proof(name=name, held=False, detail=detail) for name in _needed(cell))
+
+
+def _needed(cell: Cell | None) -> list[str]:
+    """Only what is trained in stages, or begins with stored weights, has something to prove about them."""
+    absent = set()
+    if cell is not None and cell.job.trainable is None:
+        absent.add("trained_part")
+    if cell is not None and cell.job.initial is None:
+        absent.add("initial_weights")
+    if cell is not None and cell.job.save is None:
+        absent.add("projector_saved")
+    return [name for name in _PROOFS if name not in absent]
 
 
 #: What was found wrong, and what to say when nothing was.
@@ -49,6 +62,9 @@ _PROOFS: dict[str, Callable[[Evidence], Finding]] = {
     "losses_finite": training.losses_finite,
     "job": training.job,
     "model": training.model,
+    "trained_part": stages.trained_part,
+    "initial_weights": stages.initial_weights,
+    "projector_saved": stages.projector_saved,
     "world_size": training.world_size,
     "batch": training.batch,
     "data": training.data,
