@@ -8,6 +8,7 @@ compared; so may the parallel strategy, which is said. A rehearsal's figures are
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,8 @@ class Side:
     proxy: str | None = None
     rehearsal: bool = False
     flops_per_token: float | None = None
+    #: N of the FLOPs rule: a proxy's own, else nominal.
+    parameters: float | None = None
     peak: str | None = None
 
 
@@ -161,8 +164,17 @@ def _named(name: str, workspace: Workspace) -> list[Side]:
 
 def _of_run(run_id: str, result: Mapping[str, Any]) -> list[Side]:
     try:
+        json.dumps(result, allow_nan=False)
         return [_of_cell(run_id, cell) for cell in result["cells"]]
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        IndexError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         message = f"the result of {run_id} cannot be compared: {type(error).__name__}: {error}"
         raise ConfigError(
             Problem(code="E825", message=visible(message), help=f"nx8 parse {run_id}   makes it again")
@@ -175,26 +187,27 @@ def _of_cell(run_id: str, cell: Mapping[str, Any]) -> Side:
     return Side(
         published=False,
         name=run_id,
-        row=cell["cell_id"],
-        device=cell["device_display"],
-        stage=cell["stage"],
+        row=str(cell["cell_id"]),
+        device=str(cell["device_display"]),
+        stage=None if cell["stage"] is None else str(cell["stage"]),
         facts={
-            "case": cell["case"],
+            "case": str(cell["case"]),
             "scale": f"{cell['num_nodes']}x{cell['devices_per_node']}",
             "LBS": str(batch["micro_batch_size"]),
             "MPE": str(batch["sequence_length"]),
             "GAS": str(batch["gradient_accumulation_steps"]),
             "GBS": str(batch["global_batch_size"]),
-            "precision": precision["label"],
-            "compute dtype": precision["compute_dtype"],
+            "precision": str(precision["label"]),
+            "compute dtype": str(precision["compute_dtype"]),
             "recompute": "no" if cell["recompute"] == "none" else "yes",
-            "parallel": cell["parallel"]["label"],
+            "parallel": str(cell["parallel"]["label"]),
         },
         figures={column: _measured(cell, column) for column in METRICS},
-        fix_hp=cell["fix_hp"] or NOT_APPLICABLE,
-        proxy=None if proxy is None else proxy["of"],
+        fix_hp=str(cell["fix_hp"] or NOT_APPLICABLE),
+        proxy=None if proxy is None else str(proxy["of"]),
         rehearsal=cell.get("rehearsal") is not None,
         flops_per_token=float(cell["flops"]["multiplier"] * cell["flops"]["parameters"]),
+        parameters=float(cell["flops"]["parameters"]),
         peak=None if cell["peak"]["tflops"] is None else f"{cell['peak']['tflops']:g}",
     )
 
@@ -206,11 +219,11 @@ def _measured(cell: Mapping[str, Any], column: str) -> Figure:
         return Figure(by_choice=True)
     if cell["verdict"] != MEASURED:
         reason = cell["reasons"][0] if cell["reasons"] else ""
-        return Figure(reason=f"{cell['verdict']}: {reason}" if reason else cell["verdict"])
+        return Figure(reason=f"{cell['verdict']}: {reason}" if reason else str(cell["verdict"]))
     if metric["value"] is None:
-        return Figure(reason=metric["reason"] or "")
+        return Figure(reason=str(metric["reason"] or ""))
     capacity = cell["metrics"]["memory_capacity_bytes"]["value"] if column == "mem" else None
-    return Figure(value=float(metric["value"]), capacity=capacity)
+    return Figure(value=float(metric["value"]), capacity=None if capacity is None else float(capacity))
 
 
 def _of_row(name: str, number: int, document: Document, row: Row, found: Sequence[Finding]) -> Side:
@@ -240,6 +253,7 @@ def _of_row(name: str, number: int, document: Document, row: Row, found: Sequenc
         flops_per_token=None
         if parameters is None
         else flops_multiplier(document.case or "", row.stage) * parameters,
+        parameters=parameters,
     )
 
 
@@ -293,7 +307,8 @@ def _beside(first: Side, side: Side, number: int) -> Compared:
                 and one.doubt is None
                 and other.doubt is None
             ):
-                ratios[column] = other.value / one.value
+                ratio = other.value / one.value
+                ratios[column] = ratio if math.isfinite(ratio) else None
             doubts += why
     return Compared(
         side=side,
@@ -309,6 +324,8 @@ def _differences(first: Side, side: Side) -> Iterator[Note]:
     if first.rehearsal or side.rehearsal:
         yield Note(key="compare.rehearsal", values={})
     yield from _unlike("proxy", first.proxy or "no", side.proxy or "no")
+    if first.proxy == side.proxy and None not in (first.parameters, side.parameters):
+        yield from _unlike("N", f"{first.parameters:g}", f"{side.parameters:g}")
     yield from _unlike("stage", first.stage or "none", side.stage or "none")
     for name in REQUIRED:
         one, other = first.facts[name], side.facts[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,17 +36,22 @@ class Moved:
 
     @property
     def change(self) -> float | None:
-        """(now - before) / before, a fraction; None where either is no figure or there is nothing to
-        divide by.
+        """(now - before) / before, a fraction; None where either is no figure, there is nothing to divide by,
+        or no float holds it.
         """
         if not _is_figure(self.before) or not _is_figure(self.now) or not self.before:
             return None
-        return float((self.now - self.before) / abs(self.before))
+        try:
+            change = float((self.now - self.before) / abs(self.before))
+        except OverflowError:
+            return None
+        return change if math.isfinite(change) else None
 
     def __str__(self) -> str:
         by = "" if self.change is None else f" ({self.change:+.2%})"
         why = f": {self.reason}" if self.reason else ""
-        return f"{self.cell_id}: {self.what} {_shown(self.before)} → {_shown(self.now)}{by}{why}"
+        what = f"{visible(self.cell_id)}: {visible(self.what)}"
+        return f"{what} {_shown(self.before)} → {_shown(self.now)}{by}{why}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,29 +136,46 @@ def reparse(folder: RunFolder) -> Outcome:
     )
 
 
+NOTHING: dict[str, Any] = {"verdict": None, "reasons": (), "metrics": {}}
+
+
 def differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[Moved]:
-    """Verdicts with their first reason, then metrics, cell by cell."""
+    """Verdicts with their first reason, then metrics and their details, cell by cell: today's, then those
+    that only the stored result has.
+    """
     old_cells = {cell["cell_id"]: cell for cell in before.get("cells") or () if _is_cell(cell)}
-    for cell in now["cells"]:
-        old = old_cells.get(cell["cell_id"], {"verdict": None, "metrics": {}})
+    cells = {cell["cell_id"]: cell for cell in now["cells"]}
+    for cell_id in dict.fromkeys((*cells, *old_cells)):
+        old, cell = old_cells.get(cell_id, NOTHING), cells.get(cell_id, NOTHING)
         if old["verdict"] != cell["verdict"]:
             yield Moved(
-                cell_id=cell["cell_id"],
+                cell_id=cell_id,
                 what="verdict",
                 before=old["verdict"],
                 now=cell["verdict"],
                 reason=next(iter(cell["reasons"]), None),
             )
-        for name, metric in cell["metrics"].items():
-            was = old["metrics"].get(name, {}).get("value")
-            if was != metric["value"]:
-                yield Moved(
-                    cell_id=cell["cell_id"],
-                    what=name,
-                    before=was,
-                    now=metric["value"],
-                    reason=metric["reason"] if metric["value"] is None else None,
-                )
+        for name in dict.fromkeys((*cell["metrics"], *old["metrics"])):
+            yield from _moved(cell_id, name, old["metrics"].get(name, {}), cell["metrics"].get(name, {}))
+
+
+def _moved(cell_id: str, name: str, old: dict[str, Any], metric: dict[str, Any]) -> Iterator[Moved]:
+    """Its value, or else what stands beside a value that stayed: the number of steps, their spread."""
+    was, is_ = old.get("value"), metric.get("value")
+    if was != is_:
+        reason = metric.get("reason") if is_ is None else None
+        yield Moved(cell_id=cell_id, what=name, before=was, now=is_, reason=reason)
+        return
+    before, now = _details(old), _details(metric)
+    for key in dict.fromkeys((*now, *before)):
+        if before.get(key) != now.get(key):
+            what = f"{name}, its {key}"
+            yield Moved(cell_id=cell_id, what=what, before=before.get(key), now=now.get(key), reason=None)
+
+
+def _details(metric: dict[str, Any]) -> dict[str, Any]:
+    found = metric.get("details")
+    return found if isinstance(found, dict) else {}
 
 
 def reasons(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
@@ -160,13 +183,14 @@ def reasons(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     was = before.get("parser_version")
     if was != PARSER_VERSION:
         yield f"it was parsed by parser {_shown(was)}, today's is {PARSER_VERSION}"
-        first = was if isinstance(was, int) else 0
+        first = was if isinstance(was, int) and was >= 0 else 0
         for version in range(first + 1, PARSER_VERSION + 1):
             yield f"parser {version}: {PARSER_CHANGES[version]}"
     touched = sorted(_touched(before, now))
     if touched:
         more = f" and {len(touched) - 5} more" if len(touched) > 5 else ""
-        yield f"raw files are not those it was made from: {', '.join(touched[:5])}{more}"
+        names = ", ".join(visible(name) for name in touched[:5])
+        yield f"raw files are not those it was made from: {names}{more}"
 
 
 def _touched(before: dict[str, Any], now: dict[str, Any]) -> set[str]:

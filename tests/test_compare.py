@@ -214,6 +214,59 @@ def test_a_result_of_another_shape_is_refused_with_a_code(workspace: Workspace) 
         sides_of([name, broken], workspace)
 
 
+def test_two_proxies_of_another_size_are_not_ranked(workspace: Workspace) -> None:
+    proxy = {"why": "a CPU is small", "of": "llama2_7b"}
+    flops = {"multiplier": 6, "source": "its own size"}
+    one, other, same = (
+        stored_run(
+            workspace, as_published(), name=name, proxy=proxy, flops=flops | {"parameters": parameters}
+        )
+        for name, parameters in (("one", 50_000_000), ("other", 1_000_000), ("same", 50_000_000))
+    )
+    _, unlike, like = rows(workspace, one, other, same)
+    assert differing(unlike) == ["N"]
+    assert set(unlike["ratios"].values()) == {None}
+    assert like["ratios"]["tokens_per_second_per_device"] == pytest.approx(1.0)
+
+
+def test_a_run_by_another_n_than_the_published_one_is_not_ranked(workspace: Workspace) -> None:
+    flops = {"multiplier": 6, "parameters": 1.3e10, "source": "edited"}
+    _, row = rows(workspace, f"{A800}/1", stored_run(workspace, as_published(), flops=flops))
+    assert differing(row) == ["N"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400, "fast", [1]])
+@pytest.mark.parametrize("form", ["md", "json"])
+def test_a_figure_that_is_no_number_is_refused_with_a_code(
+    workspace: Workspace, value: Any, form: str
+) -> None:
+    name = stored_run(workspace, as_published())
+    path = workspace.runs / name / "result.json"
+    result = json.loads(path.read_text())
+    result["cells"][0]["metrics"]["tokens_per_second_per_device"]["value"] = value
+    path.write_text(json.dumps(result))
+    with pytest.raises(ConfigError, match="E825"):
+        document([f"{A800}/1", name], workspace, form, "en")
+
+
+@pytest.mark.parametrize("form", ["md", "json"])
+def test_words_of_another_type_and_ratios_beyond_a_float_are_shown_as_words_and_none(
+    workspace: Workspace, form: str
+) -> None:
+    name = stored_run(workspace, as_published(), device_display=5, fix_hp=6, stage=None)
+    path = workspace.runs / name / "result.json"
+    result = json.loads(path.read_text())
+    result["cells"][0]["metrics"]["tokens_per_second_per_device"]["value"] = 5e-324
+    path.write_text(json.dumps(result))
+    text = document([name, f"{A800}/1"], workspace, form, "en")
+    assert "inf" not in text.lower()
+    if form == "json":
+        row, other = json.loads(text)["rows"]
+        assert row["device"] == "5"
+        assert other["like_first"]
+        assert other["ratios"]["tokens_per_second_per_device"] is None
+
+
 @pytest.mark.parametrize("form", ["md", "json"])
 def test_nothing_hostile_in_a_result_or_document_acts_in_the_table(workspace: Workspace, form: str) -> None:
     import_all(

@@ -78,7 +78,7 @@ def said(step: Any) -> dict[str, Any]:
     return {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in asdict(step).items()
-        if key != "line" and value not in (None, "", ())
+        if key not in ("line", "run", "seq") and value not in (None, "", ())
     }
 
 
@@ -328,9 +328,122 @@ def test_a_curve_is_aligned_below_two_per_cent_from_step_21_on() -> None:
     assert found.n == 80
     assert found.mean_relative_error == pytest.approx(0.019)
     assert not align({step: loss * 1.021 for step, loss in reference.items()}, reference).aligned
-    assert not align({30: 51.0}, {30: 50.0}).aligned
+    assert not align({30: 51.0, 31: 51.0}, {30: 50.0, 31: 50.0}).aligned
     with pytest.raises(NoValueError):
         align({1: 2.0}, reference)
+
+
+@pytest.mark.parametrize(("shared", "decides"), [(1, False), (97, False), (98, True)])
+def test_too_few_shared_steps_decide_nothing_about_a_curve(shared: int, decides: bool) -> None:
+    reference = dict.fromkeys(range(1, 1001), 5.0)
+    losses = dict.fromkeys(range(21, 21 + shared), 5.0)
+    if decides:
+        assert align(losses, reference).aligned
+        return
+    with pytest.raises(NoValueError, match=f"share {shared} of the reference's 980 steps"):
+        align(losses, reference)
+
+
+def test_no_curve_of_a_log_with_nan_losses_or_without_its_end_is_aligned() -> None:
+    log = megatron_log(641.93, world=32, length=4096, batch=44)
+    reference = dict.fromkeys(range(1, 101), 5.6)
+    half = "lm loss: 5.600000E+00"
+    broken = "".join(
+        line.replace(half, "lm loss: nan") if number > 30 else line
+        for number, line in enumerate(log.splitlines(keepends=True))
+    )
+    cut = "".join(log.splitlines(keepends=True)[:60])
+    for text, reason, code in ((broken, "69 steps have no finite loss", 1), (cut, "ends at step 60", 4)):
+        result = judged(text, reference=reference)
+        assert isinstance(result.alignment, str)
+        assert reason in result.alignment
+        assert exit_code([result]) == code
+    assert exit_code([judged(log, reference=reference)]) == 0
+
+
+def test_what_no_float_holds_is_no_figure_of_scaling_or_alignment(tmp_path: Path) -> None:
+    slow, fast = (
+        judged(
+            f"using world size: {world}, data-parallel size: {world}\n"
+            + re.sub(
+                r"iteration \(ms\): [0-9.]+",
+                f"iteration (ms): {time}",
+                megatron_log(100.0, world=1, length=8, batch=2),
+            ),
+            "sequence_length=8",
+        )
+        for world, time in ((1, "1e299"), (2, "1e-290"))
+    )
+    assert slow.status == fast.status == "PARSED"
+    assert document([slow, fast])["scaling"] == []
+    table_text([slow, fast])
+    with pytest.raises(NoValueError):
+        align(dict.fromkeys(range(21, 30), 1e200), dict.fromkeys(range(21, 30), 1e-200))
+
+
+def test_a_curve_that_is_no_csv_is_refused_with_a_code(tmp_path: Path) -> None:
+    curve = tmp_path / "curve.csv"
+    curve.write_text("step,loss\n1," + "9" * 200_000 + "\n")
+    with pytest.raises(ConfigError, match="E813"):
+        read_reference(curve, known_of(()))
+
+
+@pytest.mark.parametrize("setting", ["stage=pretrain", "multiplier=2"])
+def test_palms_mfu_of_a_pretrain_stage_counts_four_flops_a_parameter(setting: str) -> None:
+    sizes = ("num_parameters=7e9", "num_layers=32", "hidden_size=4096", "peak_tflops=312")
+    lengths = ("world_size=8", "sequence_length=2048", "mean_sequence_length=714", "total_steps=3051")
+    result = judged(deepspeed_log(4000.0, world=8, length=714), *sizes, *lengths, setting)
+    wanted = 4000.0 * (4 * 7e9 + 12 * 32 * 4096 * 714) / 312e12
+    assert result.value("mfu_palm") == pytest.approx(wanted, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "deepspeed-samplespersec",
+        "flagperf-llava-closing",
+        "mllog-train-loss",
+        "huggingface-4",
+        "huggingface-bar",
+        "megatron-2024",
+        "torchtitan-sizes",
+        "events-one-rank",
+    ],
+)
+def test_a_log_twice_in_one_file_is_invalid(name: str) -> None:
+    data = (LOGS / f"{name}.log").read_bytes()
+    known = known_of(expected_of(name).get("set", ()))
+    assert judge_log(reading_of(data), known, file="once").status == "PARSED"
+    assert judge_log(reading_of(data + data), known, file="twice").status == "INVALID"
+
+
+def test_a_bar_that_goes_back_is_of_two_runs() -> None:
+    name = "huggingface-resumed-bar"
+    data = (LOGS / f"{name}.log").read_bytes().partition(b"\n")[0]
+    ended = (LOGS / f"{name}.log").read_bytes()
+    result = judge_log(reading_of(data + ended), known_of(expected_of(name)["set"]), file="f")
+    assert result.status == "INVALID"
+    assert "two logs in one file" in result.reasons[0]
+
+
+@pytest.mark.parametrize(
+    "steps", [range(1, 101), range(10, 101, 10), [1, *range(10, 101, 10)], [*range(7, 101, 10), 100]]
+)
+def test_what_is_printed_every_few_steps_has_no_holes_and_a_speed(steps: Any) -> None:
+    lines = megatron_log(641.93, world=32, length=4096, batch=44).splitlines(keepends=True)
+    sizes = ("world_size=32", "sequence_length=4096")
+    result = judged("".join(lines[step - 1] for step in steps), *sizes)
+    assert result.value("tokens_per_second_per_device") == pytest.approx(641.93, rel=1e-5)
+    kept = [step for step in steps if not 30 < step < 60]
+    result = judged("".join(lines[step - 1] for step in kept), *sizes)
+    assert result.value("tokens_per_second_per_device") is None
+
+
+def test_megatron_and_torchtitan_say_their_end_where_the_last_line_is_not_of_the_last_step() -> None:
+    lines = megatron_log(641.93, world=32, length=4096, batch=44, steps=95).splitlines(keepends=True)
+    text = "".join(lines[step - 1] for step in range(10, 91, 10))
+    assert judged(text).status == "INCOMPLETE"
+    assert judged(text + "[after training is done] datetime: 2026-11-21 10:00:00\n").status == "PARSED"
 
 
 def test_a_log_follows_a_curve_from_csv_or_log_and_leads_to_exit_1_when_it_does_not(tmp_path: Path) -> None:

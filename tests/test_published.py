@@ -195,6 +195,39 @@ def test_what_a_row_ran_is_read_from_its_cells_and_the_text_above(
     ) == wanted
 
 
+@pytest.mark.parametrize(
+    ("fix_hp", "wanted"),
+    [
+        ("/", ("fp32", 2, 4096, 8, 128)),
+        ("数据精度=fp16, local_batchsize=4", ("fp16", 4, 4096, 8, 256)),
+        ("seq_length=1024，global_batch_size=64", ("fp32", 2, 1024, 8, 64)),
+        ("bs=16, lr=0.1", ("fp32", None, 4096, None, None)),
+        ("max_seq=1k", ("fp32", 2, None, 8, 128)),
+        ("dtype=O2", (None, 2, 4096, 8, 128)),
+        ("GBS=4M", ("fp32", 2, 4096, 8, None)),
+        ("lr=0.1 recompute=True", ("fp32", 2, 4096, 8, 128)),
+    ],
+)
+def test_a_default_does_not_hold_where_fix_hp_sets_it_in_known_or_unknown_words(
+    fix_hp: str, wanted: tuple[Any, ...]
+) -> None:
+    text = (
+        "| 模型 | llama2_7b |\n| 数据精度 | fp32 |\n\n"
+        "1. local_batchsize：LBS，默认为2\n2. seqlength：MPE，默认为4096\n"
+        "3. gradient_accumulate_steps：GAS，默认为8\n4. data_parallel_size=world_size\n\n"
+        "| 配置 | fix_hp | token/p/s | mem |\n|---|---|---|---|\n"
+        f"| A800单机8卡（1x8） | {fix_hp} | 3564 | 57/80 |\n"
+    )
+    (row,) = read_text(text).rows
+    assert (
+        row.precision,
+        row.micro_batch_size,
+        row.sequence_length,
+        row.gradient_accumulation_steps,
+        row.global_batch_size,
+    ) == wanted
+
+
 @pytest.mark.parametrize("path", VARIANTS, ids=lambda path: path.stem)
 def test_a_document_of_another_make_is_read_as_reviewed(path: Path) -> None:
     document = read(path)
@@ -486,6 +519,13 @@ def test_a_document_that_does_not_say_what_it_is_keeps_its_files_name() -> None:
 def nx8(*words: str) -> subprocess.CompletedProcess[str]:
     argv = (sys.executable, "-m", "orchestrator", *words)
     return subprocess.run(argv, capture_output=True, text=True, timeout=120, cwd=ROOT)
+
+
+def test_the_name_of_a_folder_reaches_no_terminal_unescaped(tmp_path: Path) -> None:
+    done = nx8("published", "import", str(SEEDS[0]), "--to", str(tmp_path / "a\x1b[2Jb"))
+    assert done.returncode == 0, done.stderr
+    assert "a\\x1b[2Jb" in done.stdout
+    assert "\x1b" not in done.stdout
 
 
 def test_warnings_exit_0_and_strict_ones_1(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli.main import group as nx8
@@ -82,6 +83,55 @@ def test_a_stored_result_that_is_no_longer_readable_is_compared_as_nothing(tmp_p
     assert Moved(
         cell_id=found.moved[0].cell_id, what="verdict", before=None, now="MEASURED", reason=None
     ) in (found.moved)
+
+
+def test_a_figure_or_cell_that_is_gone_has_moved_as_well(tmp_path: Path) -> None:
+    gone = {"value": 12.5, "unit": "x", "direction": "higher", "reason": None, "formula": "f", "details": {}}
+    found = outcome(stored(tmp_path, cells__0__metrics__tokens_per_joule=gone))
+    assert [(one.what, one.before, one.now) for one in found.moved] == [("tokens_per_joule", 12.5, None)]
+    other = tmp_path / "other"
+    folder = stored(other)
+    document = json.loads(folder.result.read_text())
+    document["cells"].append(document["cells"][0] | {"cell_id": "gone", "metrics": {}})
+    folder.result.write_text(json.dumps(document))
+    (moved,) = outcome(folder).moved
+    assert (moved.cell_id, moved.what, moved.before, moved.now) == ("gone", "verdict", "MEASURED", None)
+
+
+def test_the_number_of_steps_behind_a_figure_that_stayed_has_moved(tmp_path: Path) -> None:
+    (moved,) = outcome(stored(tmp_path, cells__0__metrics__tokens_per_second_per_device__details__n=3)).moved
+    assert (moved.what, moved.before) == ("tokens_per_second_per_device, its n", 3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cells__0__metrics__loss__value": 10**400},
+        {"cells__0__metrics__loss__value": float("nan")},
+        {"cells__0__metrics__loss__value": 5e-324},
+        {"parser_version": -(10**9)},
+        {"parser_version": 10**400},
+        {"cells__0__metrics__loss__details": 7},
+    ],
+)
+def test_a_stored_figure_that_nobody_could_have_measured_raises_nothing(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    message = outcome(stored(tmp_path, **changes)).message
+    assert "inf%" not in message
+    assert "nan%" not in message
+
+
+def test_names_of_a_stored_file_forge_no_line_of_the_message(tmp_path: Path) -> None:
+    folder = stored(tmp_path)
+    document = json.loads(folder.result.read_text())
+    bad = "\x1b[2Jx\nr9: the stored result is reproduced"
+    document["files"].append({"path": bad, "sha256": "1"})
+    document["cells"].append(document["cells"][0] | {"cell_id": bad, "metrics": {bad: {"value": 1}}})
+    folder.result.write_text(json.dumps(document))
+    message = outcome(folder).message
+    assert "\x1b" not in message
+    assert not [line for line in message.splitlines() if line.startswith("r9")]
 
 
 def test_escape_sequences_of_a_stored_file_do_not_reach_the_terminal(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from orchestrator.cli.common import workspace_of
 if TYPE_CHECKING:
     from orchestrator.messages import Language
 
+MAX_PATH = 4096
+
 
 @click.group("published")
 def command() -> None:
@@ -39,6 +41,7 @@ def import_(
     and whenever the document is used.
     """
     from orchestrator.errors import Exit
+    from orchestrator.parse.visible import visible
     from orchestrator.published.storing import Shelf, import_all
 
     workspace = workspace_of(ctx)
@@ -47,9 +50,8 @@ def import_(
     for one in outcome:
         for finding in one.findings:
             click.echo(finding.text(one.document.source.file))
-        click.echo(
-            f"{workspace.shown(one.path)}: {len(one.document.rows)} rows, {len(one.findings)} warnings"
-        )
+        shown = visible(workspace.shown(one.path), limit=MAX_PATH)
+        click.echo(f"{shown}: {len(one.document.rows)} rows, {len(one.findings)} warnings")
     return Exit.GATE if strict and any(one.findings for one in outcome) else Exit.OK
 
 

@@ -17,10 +17,12 @@ from orchestrator.logfile.sizes import (
     check_closing,
     check_lines,
     check_possible,
+    of_training,
     sizes_of,
     stages_of,
     stated_of,
 )
+from orchestrator.logfile.whole import check_whole
 from orchestrator.metrics import Metric
 from orchestrator.metrics.alignment import Alignment, align
 from orchestrator.metrics.arithmetic import Check
@@ -119,7 +121,7 @@ def judge_log(
 ) -> LogResult:
     """Pure. Raises ConfigError (E811) where the dialect is not clear."""
     choice = _choice(reading, dialect=dialect, file=file)
-    heard = tuple(merged(reading, choice))
+    heard = of_training(merged(reading, choice), known)
     stages = stages_of(heard)
     stated = stated_of(heard, known.stage)
     sizes = sizes_of(known, heard, stated)
@@ -130,11 +132,14 @@ def judge_log(
         closing={one.name: one.value for one in stated if not isinstance(one.value, str)},
         ended=any(one.name == "ended" for one in stated),
         warmup_steps=warmup,
+        stage=known.stage,
+        prints_end=next(one.prints_end for one in DIALECTS if one.name == choice.dialect),
     )
     metrics = summarize_log(log)
     by_name = {metric.name: metric for metric in metrics}
     checks = (
         *sizes.checks,
+        *check_whole(heard),
         *check_lines(log),
         *check_closing(log, by_name["tokens_per_second_per_device"]),
         *check_possible(by_name["mfu_published"]),
@@ -155,7 +160,11 @@ def judge_log(
         checks=checks,
         metrics=metrics if status == "PARSED" else tuple(m.withheld(reasons[0]) for m in metrics),
         losses=losses,
-        alignment=None if reference is None else _alignment(losses, reference),
+        alignment=None
+        if reference is None
+        else reasons[0]
+        if status != "PARSED"
+        else _alignment(losses, reference, by_name["nan_iterations"]),
     )
 
 
@@ -211,7 +220,9 @@ def _notes(known: Known, stages: Sequence[str], reading: Reading, heard: Sequenc
     return tuple(notes)
 
 
-def _alignment(losses: Mapping[int, float], reference: Mapping[int, float]) -> Alignment | str:
+def _alignment(losses: Mapping[int, float], reference: Mapping[int, float], nan: Metric) -> Alignment | str:
+    if nan.value:
+        return f"{nan.value} steps have no finite loss"
     if not losses:
         return "no loss of this log has a step: --set logging_steps=N where its lines do not number them"
     try:

@@ -32,7 +32,10 @@ def read_curve(path: Path) -> dict[int, float]:
         ) from error
     if data is None:
         raise ConfigError(Problem(code="E813", message=f"{shown} is larger than 64 MiB: no loss curve"))
-    rows = list(csv.reader(data.decode("utf-8-sig", "replace").splitlines()))
+    try:
+        rows = list(csv.reader(data.decode("utf-8-sig", "replace").splitlines()))
+    except csv.Error as error:
+        raise ConfigError(Problem(code="E813", message=f"{shown} is no CSV file: {error}")) from error
     heading = [name.strip().lower() for name in rows[0]] if rows else []
     step_at = next((heading.index(name) for name in STEP_NAMES if name in heading), None)
     loss_at = next((heading.index(name) for name in LOSS_NAMES if name in heading), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from orchestrator.metrics.arithmetic import Check, check_close, check_sizes
@@ -48,6 +48,20 @@ class Sizes:
     values: Mapping[str, float]
     origins: Mapping[str, str]
     checks: tuple[Check, ...]
+
+
+def of_training(heard: Sequence[Heard], known: Known) -> tuple[Heard, ...]:
+    """Without the bars of an evaluation, which have another total than the one that a person said."""
+    total = known.sizes.get("total_steps")
+    bars = {one.total_steps for said in heard for one in said.steps if one.elapsed_s is not None}
+    if total not in bars:
+        return tuple(heard)
+    return tuple(
+        replace(
+            said, steps=tuple(one for one in said.steps if one.elapsed_s is None or one.total_steps == total)
+        )
+        for said in heard
+    )
 
 
 def stated_of(heard: Sequence[Heard], stage: str | None) -> list[Stated]:
@@ -94,7 +108,9 @@ def sizes_of(known: Known, heard: Sequence[Heard], stated: Sequence[Stated]) -> 
         values[name], origins[name] = value, origins.get(name, origin)
         if len(by_value) > 1:
             detail = " but ".join(f"{value:g} ({origin})" for value, origin in by_value.items())
-            checks.append(Check(name=name, held=False, detail=f"{name} is {detail}"))
+            bars = name == "total_steps" and any(step.elapsed_s is not None for step in steps)
+            help_ = ": --set total_steps=N says which bar is that of training" if bars else ""
+            checks.append(Check(name=name, held=False, detail=f"{name} is {detail}{help_}"))
         elif name in known.sizes:
             checks.append(Check(name=name, held=True, detail=f"{name} is {value:g} in the log as well"))
     return Sizes(values=values, origins=origins, checks=(*checks, *check_sizes(values)))
@@ -137,6 +153,11 @@ def check_closing(log: Logged, speed: Metric) -> tuple[Check, ...]:
     if own and speed.value is not None:
         what = "token/p/s of the lines, Tokens/p/s at the end"
         checks.append(check_close("closing_speed", left=speed.value, right=own, tolerance=SPREAD, what=what))
+    for name, value in closing.items():
+        if value < 0:
+            checks.append(
+                Check(name="closing_positive", held=False, detail=f"{name} is {value:g}, which no run has")
+            )
     mfu = closing.get("mfu")
     if own and mfu and {"multiplier", "parameters", "peak_tflops"} <= log.sizes.keys():
         sizes = log.sizes
@@ -153,7 +174,13 @@ def check_possible(mfu: Metric) -> tuple[Check, ...]:
 
 
 def _repeated(log: Logged) -> Check | None:
-    for field in ("step_time_s", "loss", "samples_per_second", "tokens_per_second_per_device"):
+    for field in (
+        "step_time_s",
+        "loss",
+        "samples_per_second",
+        "running_samples_per_second",
+        "tokens_per_second_per_device",
+    ):
         repeats = log.series(field).repeats
         if repeats:
             step, earlier, later = repeats[0]
@@ -168,9 +195,9 @@ def _repeated(log: Logged) -> Check | None:
 def _samples_done(log: Logged) -> Check | None:
     """Consumed samples grow by the global batch each step."""
     done, batch = log.series("consumed_samples"), log.series("global_batch_size")
-    if not batch.points or len(done.points) < 2 or not _constant(batch):
+    size = batch.points[0].value if batch.points else log.sizes.get("global_batch_size")
+    if size is None or len(done.points) < 2 or (batch.points and not _constant(batch)):
         return None
-    size = batch.points[0].value
     for before, after in zip(done.points, done.points[1:], strict=False):
         if before.step is None or after.step is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ def scaling_efficiency(speeds: Mapping[int, float]) -> tuple[ScalePoint, ...]:
     if len(speeds) < 2:
         return ()
     base = speeds[min(speeds)]
+    if not all(math.isfinite(speed / base) for speed in speeds.values()):
+        return ()
     return tuple(
         ScalePoint(
             world_size=world, tokens_per_second_per_device=speeds[world], efficiency=speeds[world] / base

@@ -5,8 +5,9 @@ Nothing here is proven: the figures are those of a log that anybody could have w
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.metrics.series import Point, Series, series
@@ -38,7 +39,8 @@ SPECS: dict[str, tuple[str, Direction, str]] = {
     "mfu_palm": (
         "fraction",
         "higher",
-        "tokens_per_second_per_device × (6·N + 12·L·d·s) / peak FLOP/s, N = num_parameters",
+        "tokens_per_second_per_device × (6·N + 12·L·d·s) / peak FLOP/s, N = num_parameters; "
+        "4·N where the language model does not learn",
     ),
     "tokens_per_tflops": ("tokens/s/TFLOPS", "higher", "tokens_per_second_per_device / peak TFLOPS"),
     "grad_norm_last": ("1", "none", "gradient norm at the last line that has one"),
@@ -51,29 +53,43 @@ SPECS: dict[str, tuple[str, Direction, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Logged:
-    """What is computed with: lines by dialect, the leading one first; sizes and closing figures by name."""
+    """What is computed with: lines by dialect, the leading one first; sizes and closing figures by name.
+
+    `prints_end`: the leading dialect's programs say when training is over, as `ended` says they did.
+    """
 
     heard: tuple[tuple[StepLine, ...], ...]
     sizes: Mapping[str, float]
     closing: Mapping[str, float]
     ended: bool
     warmup_steps: int
+    stage: str | None = None
+    prints_end: bool = False
+    _made: dict[str, Series] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def series(self, field: str) -> Series:
-        gas, every = self.sizes.get("gradient_accumulation_steps"), self.sizes.get("logging_steps")
-        return series(
-            self.heard,
-            field,
-            accumulation=None if gas is None else int(gas),
-            logging_steps=None if every is None else int(every),
-        )
+    def series(self, name: str) -> Series:
+        """The figure `name` as training goes on, made once."""
+        if name not in self._made:
+            gas, every = self.sizes.get("gradient_accumulation_steps"), self.sizes.get("logging_steps")
+            self._made[name] = series(
+                self.heard,
+                name,
+                accumulation=None if gas is None else int(gas),
+                logging_steps=None if every is None else int(every),
+            )
+        return self._made[name]
 
     def last_step(self) -> tuple[int | None, int]:
         """The last step any line names, and the distance between lines."""
         # A bar is drawn now and then: what says that training ended knows better.
         fields = (*SPEEDS, "running_samples_per_second", "loss", *(() if self.ended else ("elapsed_s",)))
         found = [self.series(field) for field in fields]
-        steps = [(one.last_step, one.interval) for one in found if one.last_step is not None]
+        # A single line says nothing of the distance to the next.
+        steps = [
+            (one.last_step, one.interval if len(one.points) > 1 else 1)
+            for one in found
+            if one.last_step is not None
+        ]
         return max(steps, default=(None, 1))
 
 
@@ -118,8 +134,9 @@ def why_unfinished(log: Logged) -> str | None:
         return None
     if last is None:
         return "no line names its step: --set gradient_accumulation_steps=N where lines count micro-steps"
-    # With one line in ten steps, the last of 554 is due at 550.
-    due = int(total) // interval * interval or int(total)
+    # With one line in ten steps, the last of 554 is due at 550: what follows it, an end line has to say.
+    exact = log.prints_end and not log.ended
+    due = int(total) if exact else int(total) // interval * interval or int(total)
     if last < due:
         return f"the log ends at step {last} of {int(total)}: a run that did not reach its end has no figure"
     return None
@@ -131,6 +148,9 @@ def window(found: Series, log: Logged) -> tuple[Point, ...]:
         raise NoValueError(
             "its lines count micro-steps or nothing: --set gradient_accumulation_steps=N, or logging_steps=N"
         )
+    if found.hole is not None:
+        before, after = found.hole
+        raise NoValueError(f"no line speaks of the steps between {before} and {after}")
     points = found.after(log.warmup_steps)
     if not points:
         raise NoValueError(f"no line is beyond the {log.warmup_steps} warm-up steps")
@@ -157,6 +177,7 @@ def _speed(log: Logged) -> Computed:
     """The best source there is, in this order: times of steps, samples/s or tokens/s of lines, a clock's
     readings, a running average, and last the whole run's.
     """
+    _refuse_skipped(log)
     reasons = []
     for source in (_by_time, _by_samples, _by_tokens, _by_clock, _by_running, _by_whole_run):
         try:
@@ -170,6 +191,17 @@ def _speed(log: Logged) -> Computed:
         found = spread(rates)
         return found.median, {**asdict(found), **details, **_padded(log, found.median)}
     raise NoValueError(reasons[0] if reasons else "no line says how long a step took, or how fast it was")
+
+
+def _refuse_skipped(log: Logged) -> None:
+    """A median over steps most of which changed no parameter is not training's. Raises NoValueError."""
+    counted = log.series("skipped").points
+    skipped, steps = sum(point.value for point in counted), sum(point.covers for point in counted)
+    totals = log.series("skipped_total")
+    if totals.points and totals.last_step:
+        skipped, steps = totals.points[-1].value, totals.last_step
+    if steps and skipped > steps / 2:
+        raise NoValueError(f"{skipped:g} of {steps} steps were skipped: no parameter changed in them")
 
 
 def _padded(log: Logged, speed: float) -> Details:
@@ -218,9 +250,20 @@ def _by_time(log: Logged) -> tuple[list[float], Details]:
 
 
 def _by_samples(log: Logged) -> tuple[list[float], Details]:
+    if log.sizes.get("gradient_accumulation_steps", 1) != 1 and _of_calls(log):
+        # One call of forward: with accumulation most have no optimizer's share, or every printed one has.
+        raise NoValueError("")
     points = _points(log, "samples_per_second")
     (world,), length = _need(log, "world_size"), _tokens_of_a_sample(log)
     return [point.value * length / world for point in points], _extent(points, "samples/s of lines")
+
+
+def _of_calls(log: Logged) -> bool:
+    return any(
+        one.step is None and one.micro_step is not None and one.samples_per_second is not None
+        for steps in log.heard
+        for one in steps
+    )
 
 
 def _by_tokens(log: Logged) -> tuple[list[float], Details]:
@@ -252,6 +295,9 @@ def _readings(log: Logged, field: str) -> list[tuple[float, float]]:
             done = one.step * int(_need(log, "global_batch_size")[0])
         if done is not None:
             found.setdefault(done, getattr(one, field))
+    if field == "elapsed_s":
+        # A resumed run's bar is drawn at 0 and jumps to where training goes on.
+        found.pop(0, None)
     begin = log.warmup_steps * _need(log, "global_batch_size")[0] if log.warmup_steps else 0
     readings = sorted((clock, done) for done, clock in found.items() if done >= begin)
     if len(readings) < 2:
@@ -275,12 +321,27 @@ def _by_whole_run(log: Logged) -> tuple[list[float], Details]:
     rate = log.closing.get("train_samples_per_second")
     if rate is None:
         raise NoValueError("")
+    begun = _resumed_at(log)
+    if begun is not None:
+        raise NoValueError(
+            f"the log starts at epoch {begun:g}: its average counts steps that were not run here"
+        )
     if log.warmup_steps:
         raise NoValueError(
             "the log has only an average of the whole run, warm-up included: --set warmup_steps=0 takes it"
         )
     (world,), length = _need(log, "world_size"), _tokens_of_a_sample(log)
     return [rate * length / world], {"basis": "average of the whole run, warm-up included"}
+
+
+def _resumed_at(log: Logged) -> float | None:
+    """The first epoch that is printed, where it is further from 0 than lines are from each other."""
+    epochs = [one.epoch for steps in log.heard for one in steps if one.epoch is not None]
+    if len(epochs) < 2:
+        return None
+    distance = max(later - earlier for earlier, later in itertools.pairwise(epochs))
+    # Epochs are rounded to two decimals.
+    return epochs[0] if epochs[0] > 2 * distance + 0.02 else None
 
 
 def _step_time(log: Logged) -> Computed:
@@ -316,11 +377,19 @@ def _mfu_published(log: Logged, speed: Metric) -> Computed:
 
 def _mfu_palm(log: Logged, speed: Metric) -> Computed:
     """PaLM (arXiv:2204.02311), appendix B: attention included, not halved for its causal mask."""
-    names = ("num_parameters", "num_layers", "hidden_size", "sequence_length", "peak_tflops")
-    parameters, layers, hidden, length, peak = _need(log, *names)
-    attention = 12 * layers * hidden * length
-    value = _known(speed) * (6 * parameters + attention) / (peak * 1e12)
-    return value, {"num_parameters": parameters, "attention_flops_per_token": attention, "peak_tflops": peak}
+    parameters, layers, hidden, peak = _need(
+        log, "num_parameters", "num_layers", "hidden_size", "peak_tflops"
+    )
+    # Behind a projector that learns alone the gradient still passes through the model (metrics/__init__.py).
+    multiplier = 4 if log.stage == "pretrain" or log.sizes.get("multiplier") == 2 else 6
+    attention = 12 * layers * hidden * _tokens_of_a_sample(log)
+    value = _known(speed) * (multiplier * parameters + attention) / (peak * 1e12)
+    return value, {
+        "num_parameters": parameters,
+        "multiplier": multiplier,
+        "attention_flops_per_token": attention,
+        "peak_tflops": peak,
+    }
 
 
 def _tokens_per_tflops(log: Logged, speed: Metric) -> Computed:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from orchestrator.metrics.spread import mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from orchestrator.parse.dialects import StepLine
 
@@ -42,11 +42,13 @@ class Point:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
     """One figure as training goes on. `interval` is the usual distance of two points in steps, `repeats` the
-    steps that one source reported twice, as (step, earlier line, later line).
+    steps that one source reported twice, as (step, earlier line, later line), `hole` the first two steps
+    between which lines are missing.
     """
 
     points: tuple[Point, ...]
     interval: int
+    hole: tuple[int, int] | None
     repeats: tuple[tuple[int, int, int], ...]
 
     @property
@@ -82,8 +84,9 @@ def series(
         (having for steps in heard if (having := [one for one in steps if _value(one, field) is not None])),
         [],
     )
+    before = _epochs_before(records)
     numbers = [
-        _step(one, ordinal, accumulation=accumulation, logging_steps=logging_steps)
+        _step(one, ordinal, before=before, accumulation=accumulation, logging_steps=logging_steps)
         for ordinal, one in enumerate(records, start=1)
     ]
     grouped: dict[int, dict[tuple[str, int | None, int | None], list[StepLine]]] = defaultdict(
@@ -97,7 +100,13 @@ def series(
             grouped[number][one.source, one.rank, one.micro_step].append(one)
     interval = _interval(sorted(grouped))
     joined = tuple(_joined(step, grouped[step], field=field, interval=interval) for step in sorted(grouped))
-    return Series(points=joined or tuple(loose), interval=interval, repeats=_repeats(grouped))
+    return Series(
+        points=joined or tuple(loose),
+        interval=interval,
+        # Steps that are made from calls of forward are rounded.
+        hole=_hole(sorted(grouped), slack=int((accumulation or 1) > 1)),
+        repeats=_repeats(grouped),
+    )
 
 
 def _value(one: StepLine, field: str) -> float | None:
@@ -111,11 +120,34 @@ def _number(one: StepLine, field: str) -> float:
     return value
 
 
-def _step(one: StepLine, ordinal: int, *, accumulation: int | None, logging_steps: int | None) -> int | None:
+def _epochs_before(records: Sequence[StepLine]) -> dict[float | None, int]:
+    """Epoch → calls of forward that were counted before it, where the count starts anew with each epoch. As
+    many as were printed: what came after an epoch's last line, nobody knows.
+    """
+    counted: dict[float | None, list[int]] = defaultdict(list)
+    for one in records:
+        if one.step is None and one.micro_step is not None and one.epoch is not None:
+            counted[one.epoch].append(one.micro_step)
+    before, done, last = {}, 0, 0
+    for epoch, calls in counted.items():
+        done += last if min(calls) <= last else 0
+        before[epoch], last = done, max(calls)
+    return before
+
+
+def _step(
+    one: StepLine,
+    ordinal: int,
+    *,
+    before: Mapping[float | None, int],
+    accumulation: int | None,
+    logging_steps: int | None,
+) -> int | None:
     if one.step is not None:
         return one.step
     if one.micro_step is not None:
-        return None if accumulation is None else math.ceil(one.micro_step / accumulation)
+        calls = one.micro_step + before.get(one.epoch, 0)
+        return None if accumulation is None else math.ceil(calls / accumulation)
     return None if logging_steps is None else ordinal * logging_steps
 
 
@@ -125,6 +157,17 @@ def _interval(steps: Sequence[int]) -> int:
         return max(1, steps[0]) if steps else 1
     distances = Counter(later - earlier for earlier, later in itertools.pairwise(steps))
     return max(distances, key=lambda distance: (distances[distance], distance))
+
+
+def _hole(steps: Sequence[int], *, slack: int) -> tuple[int, int] | None:
+    """The first two neighbours further apart than lines are. The first line of a log and its last may be out
+    of step with the others; where two are left, lines of every k steps stand at multiples of k.
+    """
+    inner, pairs = steps[1:-1], list(itertools.pairwise(steps))
+    if len(inner) < 2:
+        return None
+    usual = math.gcd(*inner) if len(inner) == 2 else min(b - a for a, b in itertools.pairwise(inner))
+    return next((pair for pair in pairs if pair[1] - pair[0] > usual + slack), None)
 
 
 def _joined(

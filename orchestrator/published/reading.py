@@ -223,7 +223,11 @@ def _row(cells: tuple[Cell, ...], *, line: int, table: int, said: _Said) -> Row:
     by_column = {cell.column: cell.raw for cell in cells if cell.column is not None}
     configured = words.read_config(by_column.get("config", ""), known=said.known)
     fix_hp = by_column.get("fix_hp", "")
-    given = words.settings(fix_hp)
+    given, unsaid = words.settings(fix_hp), words.unsaid(fix_hp)
+
+    def size(key: str) -> int | None:
+        return given.get(key, None if key in unsaid else said.default(key, configured.stage))
+
     row = Row(
         line=line,
         table=table,
@@ -232,14 +236,17 @@ def _row(cells: tuple[Cell, ...], *, line: int, table: int, said: _Said) -> Row:
         num_nodes=configured.num_nodes,
         devices_per_node=configured.devices_per_node,
         stage=configured.stage,
-        precision=words.precision_of(by_column.get("precision", "")) or said.precision,
+        precision=words.precision_of(by_column.get("precision", ""))
+        or words.set_precision(fix_hp)
+        or (None if "precision" in unsaid else said.precision),
         parallel=_parallel(by_column.get("parallel")),
-        micro_batch_size=given.get("LBS", said.default("LBS", configured.stage)),
-        sequence_length=given.get("MPE", said.default("MPE", configured.stage)),
-        gradient_accumulation_steps=given.get("GAS", said.default("GAS", configured.stage)),
+        micro_batch_size=size("LBS"),
+        sequence_length=size("MPE"),
+        gradient_accumulation_steps=size("GAS"),
         recompute=_first(words.recompute_of(fix_hp), said.recompute),
     )
-    return replace(row, global_batch_size=given.get("GBS", _global_batch_size(row, said)))
+    made = None if "GBS" in unsaid else _global_batch_size(row, said)
+    return replace(row, global_batch_size=given.get("GBS", made))
 
 
 def _first(value: bool | None, otherwise: bool | None) -> bool | None:

@@ -68,7 +68,34 @@ _PAIR = re.compile(
 _CONFIG_WORDS = re.compile(r"([单一双两二三四五六七八九十]|[0-9]{1,4})机|\(")
 _SCALE = re.compile(r"([0-9]{1,5})[ ]?[x×][ ]?([0-9]{1,5})", re.IGNORECASE)
 _IN_BRACKETS = re.compile(r"\(([^()]{1,80})\)")
-_SETTING = re.compile(r"(?<![A-Za-z])(LBS|MPE|GAS|GBS)[ ]?=[ ]?([0-9]{1,9})", re.IGNORECASE)
+_ASSIGNED = re.compile(r"(?<![A-Za-z0-9_])([^\W\d][\w-]{0,40})[ ]?=[ ]?([^\s,;()=]{1,40})")
+_COUNT = re.compile(r"[0-9]{1,9}")
+#: What fix_hp sets → its spellings, without case, `_` and `-`.
+_SETTINGS = {
+    "LBS": ("lbs", "localbatchsize", "microbatchsize"),
+    "MPE": ("mpe", "seqlength", "seqlen", "sequencelength", "maxpositionembedding"),
+    "GAS": ("gas", "gradientaccumulationsteps", "gradientaccumulatesteps"),
+    "GBS": ("gbs", "globalbatchsize"),
+    "precision": ("precision", "dtype", "数据精度", "精度"),
+}
+#: Parts of an unknown key → the facts that it may change, so that no default holds.
+_TOUCHES = {
+    "batch": ("LBS", "GAS", "GBS"),
+    "bs": ("LBS", "GAS", "GBS"),
+    "批": ("LBS", "GAS", "GBS"),
+    "accum": ("GAS", "GBS"),
+    "seq": ("MPE",),
+    "length": ("MPE",),
+    "position": ("MPE",),
+    "precision": ("precision",),
+    "精度": ("precision",),
+    "dtype": ("precision",),
+    "fp16": ("precision",),
+    "bf16": ("precision",),
+    "fp32": ("precision",),
+    "tf32": ("precision",),
+    "amp": ("precision",),
+}
 _RECOMPUTE = re.compile(r"recompute[ ]?=[ ]?(true|false)", re.IGNORECASE)
 _DEFAULT = re.compile(
     r"(?:默认为|默认值为|defaults? (?:to|is))[ ]?([0-9]{1,9})|([0-9]{1,9}) unless said otherwise",
@@ -270,7 +297,41 @@ def named_device(text: str, *, known: tuple[str, ...]) -> str | None:
 
 def settings(text: str) -> dict[str, int]:
     """`MPE=512 LBS=12` → {"MPE": 512, "LBS": 12}; of GAS=1024(GBS=1024=4M tokens) both."""
-    return {key.upper(): int(value) for key, value in _SETTING.findall(folded(plain(text)))}
+    found: dict[str, int] = {}
+    for key, value in _assigned(text):
+        name = _setting(key)
+        if name not in (None, "precision") and _COUNT.fullmatch(value):
+            found[str(name)] = int(value)
+    return found
+
+
+def set_precision(text: str) -> Precision | None:
+    """Of `数据精度=fp16`."""
+    return next((precision_of(value) for key, value in _assigned(text) if _setting(key) == "precision"), None)
+
+
+def unsaid(text: str) -> frozenset[str]:
+    """LBS, MPE, GAS, GBS and precision, as far as fix_hp sets them in a way that is not understood: then the
+    document's defaults say nothing of this row.
+    """
+    found: set[str] = set()
+    for key, value in _assigned(text):
+        name = _setting(key)
+        if name is None:
+            words = key.lower()
+            found.update(fact for part, facts in _TOUCHES.items() if part in words for fact in facts)
+        elif precision_of(value) is None if name == "precision" else not _COUNT.fullmatch(value):
+            found.add(name)
+    return frozenset(found - settings(text).keys())
+
+
+def _assigned(text: str) -> list[tuple[str, str]]:
+    return _ASSIGNED.findall(folded(plain(text)))
+
+
+def _setting(key: str) -> str | None:
+    bare = key.lower().replace("_", "").replace("-", "")
+    return next((name for name, spellings in _SETTINGS.items() if bare in spellings), None)
 
 
 def recompute_of(text: str) -> bool | None:

@@ -1,4 +1,5 @@
-"""Our own records, one rank's file or several together: the CRC of each line is checked, nothing else.
+"""Our own records, one rank's file or several together: each line's CRC is checked here, and beside the other
+lines (`orchestrator/logfile/whole.py`) that they are of one run, all there, and of no rank that failed.
 
 Whether the run is proven is the matter of `nx8 parse RUN`, which has the plan: read here, they are figures of
 a log like any other.
@@ -6,10 +7,11 @@ a log like any other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from orchestrator.parse.dialects.record import Dialect, Figures, stated
-from orchestrator.parse.records import End, Hello, Memory, Ready, Record, Step, decode
+from orchestrator.parse.dialects.record import Dialect, Figures, Stated
+from orchestrator.parse.records import End, Fail, Hello, Memory, Ready, Record, Step, decode
+from orchestrator.parse.strict import Misread
 
 if TYPE_CHECKING:
     from orchestrator.parse.dialects.record import Found, StepLine
@@ -30,14 +32,25 @@ def read(line: Line) -> tuple[Found, ...]:
         case Step():
             return (_step(line, record),)
         case Hello():
-            return (stated(line, "world_size", record.world_size),)
+            return (_stated(line, record, "world_size", record.world_size),)
         case Ready():
-            return tuple(stated(line, name, getattr(record, name)) for name in READY)
+            return tuple(_stated(line, record, name, getattr(record, name)) for name in READY)
         case Memory():
             return (_memory(line, record),)
+        case Fail():
+            return (_stated(line, record, "failed", record.type),)
         case End():
-            return (stated(line, "total_steps", record.steps), stated(line, "ended", 1))
-    return ()
+            if record.count != record.seq:
+                raise Misread(f"it counts {record.count} records before it, its number is {record.seq}")
+            return (
+                _stated(line, record, "total_steps", record.steps),
+                _stated(line, record, "ended", 1),
+            )
+    return (_stated(line, record, "record", 1),)
+
+
+def _stated(line: Line, record: Record, name: str, value: float | str) -> Stated:
+    return Stated(line=line.number, source=line.source, name=name, value=value, **_who(record))
 
 
 def _step(line: Line, record: Step) -> StepLine:
@@ -59,8 +72,8 @@ def _memory(line: Line, record: Memory) -> StepLine:
     return figures.made(**_who(record))
 
 
-def _who(record: Record) -> dict[str, int]:
-    return {"rank": record.rank}
+def _who(record: Record) -> dict[str, Any]:
+    return {"rank": record.rank, "run": record.nonce, "seq": record.seq}
 
 
 DIALECT = Dialect(

@@ -70,11 +70,14 @@ NAMES = {
 }
 #: An iteration line has some twenty; a line of thousands is none and would take its time.
 MAX_BARS = 200
+#: DeepSpeed prints a table of its own below these programs', and calls the data-parallel size world_size.
+IN_DEEPSPEED = {**NAMES, "world_size": "data_parallel_size"}
 WORLD = {
     "using world size": "world_size",
     "data-parallel size": "data_parallel_size",
     "data-parallel-size": "data_parallel_size",
     "context-parallel size": "context_parallel_size",
+    "model-parallel size": "tensor_parallel_size",
     "tensor-model-parallel size": "tensor_parallel_size",
     "pipeline-model-parallel size": "pipeline_parallel_size",
 }
@@ -90,7 +93,7 @@ def read(line: Line) -> tuple[Found, ...]:
         return _memory(line)
     if "[after training is done]" in text:
         return (stated(line, "ended", 1),)
-    return read_size(line, NAMES)
+    return read_size(line, IN_DEEPSPEED if "[config.py:" in text else NAMES)
 
 
 def _iteration(line: Line) -> tuple[Found, ...]:
@@ -132,7 +135,7 @@ def _take_flops(figures: Figures, text: str) -> None:
 
 def _world(line: Line) -> tuple[Found, ...]:
     found = []
-    for said in line.text[line.text.find("using world size:") :].split(", "):
+    for said in line.text[line.text.find("using world size:") :].replace(" and ", ", ").split(", "):
         key, _, value = said.partition(":")
         if key in WORLD:
             found.append(stated(line, WORLD[key], whole(value, key)))
@@ -159,4 +162,5 @@ DIALECT = Dialect(
         SIZES,
     ),
     read=read,
+    prints_end=True,
 )

@@ -49,6 +49,8 @@ def read(line: Line) -> tuple[Found, ...]:
     if key == "run_stop":
         done = where.get("status") == "success"
         return (stated(line, "ended", 1), *_point(line, record, where)) if done else ()
+    if key == "run_start":
+        return (stated(line, "started", 1), *_point(line, record, where))
     if key in ("train_loss", "tracked_stats") or key in CLOCKS:
         return _point(line, record, where)
     return ()

@@ -37,6 +37,7 @@ class StepLine:
     the third step, `samples_per_second` that of the steps the line is about. `elapsed_s` and `clock_s` are
     readings of a clock: since the start of training, and of the day. `skipped` and `nan` count steps since
     the line before, `skipped_total` those since the start. `not_finite` names what was NaN or infinite.
+    `run` and `seq` are the nonce and the number of the record, where lines are records.
     """
 
     line: int
@@ -72,13 +73,16 @@ class StepLine:
     consumed_tokens: int | None = None
     loss_scale: float | None = None
     not_finite: tuple[str, ...] = ()
+    run: str | None = None
+    seq: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stated:
     """Something the log says about the whole run: a size, a closing figure, or that it ended.
 
-    `name` is that of StepLine or of `--set`; `ended` has no value beyond 1. `value` is finite.
+    `name` is that of StepLine or of `--set`; `started`, `ended` and `record` (one with nothing else to read)
+    have no value beyond 1, `failed` that of an exception's type. `value` is finite. `run` and `seq` as above.
     """
 
     line: int
@@ -86,6 +90,8 @@ class Stated:
     rank: int | None = None
     name: str
     value: float | int | str
+    run: str | None = None
+    seq: int | None = None
 
 
 Found = StepLine | Stated
@@ -99,7 +105,8 @@ class Dialect:
     `markers`: every line of the dialect holds at least one, so no other is looked at. `read` gives what a
     line says, nothing for a line that only looks like one, and raises Misread for one that should be read and
     cannot be. `yields_to` names dialects that say more about training: where one of them is found as well, it
-    is the log's, and this one fills in what it leaves out.
+    is the log's, and this one fills in what it leaves out. `prints_end`: its programs say when training is
+    over.
     """
 
     name: str
@@ -107,6 +114,7 @@ class Dialect:
     markers: tuple[bytes, ...]
     read: Callable[[Line], tuple[Found, ...]]
     yields_to: tuple[str, ...] = ()
+    prints_end: bool = False
 
 
 class Figures:

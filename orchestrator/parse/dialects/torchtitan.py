@@ -84,4 +84,5 @@ DIALECT = Dialect(
     says="torchtitan's metric lines (step: … tps: …)",
     markers=(b"ps: ", b"total steps ", b"Training completed"),
     read=read,
+    prints_end=True,
 )
