@@ -63,7 +63,7 @@ perf: $(VENV)/.perf ## our trainer beside Hugging Face's, our fan-out beside pds
 	$(BIN)/python -m tests.perf.parsing --gigabyte
 
 fuzz: $(VENV)/.dev ## a million inputs for everything that reads what others wrote
-	$(BIN)/python -m tests.fuzz.readers -runs=1000000 -timeout=60
+	$(BIN)/python -m tests.fuzz.readers -runs=1000000 -max_len=300 -timeout=60
 	NX8_FUZZ_EXAMPLES=20000 $(BIN)/pytest -q --timeout 0 tests/test_dialects.py -k "no_bytes or nearly"
 
 clean: ## remove what make and nx8 made here, except runs
