@@ -36,10 +36,13 @@ MAX_VERSION = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a command printed, or, in `why`, why that is nothing to read from."""
+    """What a command printed, or, in `why`, why that is nothing to read from. Not `final`: it may say more
+    another time.
+    """
 
     text: str = ""
     why: str | None = None
+    final: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +95,9 @@ def in_image(
         return stored
     answers = _heard_in(remote, image, argvs, labels=labels or {}, command_limit_s=command_limit_s)
     found = read_versions(commands, answers)
-    # Only what the image itself said: a command that took too long may answer the next time.
-    if all(answer.why is None for answer in answers.values()):
+    # Only what the image itself said: a container that did not start, or a command that took too long, may
+    # answer the next time.
+    if all(one.final for one in answers.values()) and any(one.why is None for one in answers.values()):
         _keep(remote, folder, kept, found)
     return found
 
@@ -273,8 +277,9 @@ def _inner(argv: Argv, one: Any) -> Answer:
     if said.get("rc") == 0 and isinstance(text, str):
         return Answer(text=text)
     last = _last_words((words if isinstance(words, str) else "").encode("utf-8", "replace"))
-    ended = "did not run" if said.get("rc") is None else f"exited {said['rc']}"
-    return Answer(why=f"`{' '.join(argv)}` {ended} in the image{last}")
+    rc = said.get("rc") if isinstance(said.get("rc"), int) else None
+    ended = {None: "did not end", 127: "did not run"}.get(rc, f"exited {rc}")
+    return Answer(why=f"`{' '.join(argv)}` {ended} in the image{last}", final=rc is not None)
 
 
 def _key(image: str, commands: Mapping[str, VersionCommand]) -> str:

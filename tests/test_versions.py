@@ -124,17 +124,19 @@ def test_the_reader_in_an_image_tells_what_each_command_said_and_how_it_failed()
     assert "no driver" in str(found[bad].why)
     assert "did not run" in str(found[gone].why)
     assert "No such file" in str(found[gone].why)
+    assert found[gone].final
 
 
 def test_a_command_that_hangs_in_an_image_is_over_time_and_the_others_are_heard() -> None:
     hangs, good = (sys.executable, "-c", "import time; time.sleep(600)"), (sys.executable, "-c", "print(1)")
     found = commands(hangs, good, limit_s=5.0)
     assert "no answer within 5 s" in str(found[hangs].why)
+    assert not found[hangs].final
     assert found[good].text == "1\n"
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"{}", b"[]", b"[1]", b'[{"rc": "0", "out": 1}]', b"\xff", b"[" * 100000]
+    "raw", [b"", b"{}", b"[]", b"[1]", b'[{"rc": "0", "out": 1}]', b'[{"rc": [1]}]', b"\xff", b"[" * 100000]
 )
 def test_whatever_an_image_prints_is_at_most_unknown(raw: bytes) -> None:
     found = versions.read_answers(raw, (("x",),))

@@ -2,7 +2,7 @@
 
 Standard library only, Python 3.8 or newer. `python3 - REQUEST`, this file on standard input. REQUEST is JSON:
 `argvs` (argument lists) and `limit_s`, of each. The answer is one line, a list of objects with rc (null: over
-time, or not to be started), out and err.
+time; 127: not to be started), out and err.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def heard(argv: list[str], limit_s: float) -> dict[str, object]:
     except subprocess.TimeoutExpired:
         return {"rc": None, "out": "", "err": f"no answer within {limit_s:g} s"}
     except OSError as error:
-        return {"rc": None, "out": "", "err": error.strerror}
+        return {"rc": 127, "out": "", "err": error.strerror}
     return {"rc": done.returncode, "out": text(done.stdout), "err": text(done.stderr)}
 
 
