@@ -126,13 +126,17 @@ STEP = next(line for line in LINES if b'"event":"step"' in line)
 _SCALAR = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=70) | st.just(2**70)
 
 
-#: What a rank adds that says what its time went into, and one whose samples vary in length.
-SPLIT = {"data_wait_s": 0.001, "comm_wait_s": None, "loss_scale": 65536.0, "updated": True}
-PADDED = {**SPLIT, "real_tokens": 700, "labelled_tokens": 90, "images": 3}
-STEPS = [json.loads(STEP), json.loads(STEP) | SPLIT, json.loads(STEP) | PADDED]
+WAITING = {"data_wait_s": 0.001, "comm_wait_s": None}
+SCALED = {"loss_scale": 65536.0, "updated": True}
+PADDED = {"real_tokens": 700, "labelled_tokens": 90, "images": 3}
+#: What cases/trainer/train.py writes: with and without padding, with and without a scaled loss.
+STEPS = [
+    json.loads(STEP) | more
+    for more in ({}, WAITING, WAITING | SCALED, WAITING | PADDED, WAITING | PADDED | SCALED)
+]
 
 
-@pytest.mark.parametrize("step", STEPS, ids=["plain", "split", "padded"])
+@pytest.mark.parametrize("step", STEPS, ids=["plain", "waiting", "scaled", "padded", "padded and scaled"])
 def test_every_form_that_our_trainer_writes_takes_the_short_way(step: dict[str, Any]) -> None:
     line = json.dumps(step, separators=(",", ":")).encode()
     short = _plain_step(line, number=1)

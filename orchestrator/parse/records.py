@@ -72,7 +72,7 @@ class Ready(Record, frozen=True, kw_only=True):
     flops_per_token: int | None = None
 
 
-class Step(Record, frozen=True, kw_only=True):
+class Step(Record, frozen=True, kw_only=True, gc=False):
     """One optimizer step of this rank. `loss` in nats per token, before the update; None when it was not
     finite.
 
@@ -182,8 +182,11 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _Finite = Annotated[float, msgspec.Meta(ge=-1e299, le=1e299)]
 
 
-class _PlainStep(msgspec.Struct):
-    """A step whose every value is there and ordinary."""
+_Wait = Annotated[float, msgspec.Meta(ge=0, le=1e299)]
+
+
+class _PlainStep(msgspec.Struct, gc=False):
+    """A step whose every value is there and ordinary, in the one of the forms below that its keys make."""
 
     v: Literal[1]
     nonce: Annotated[str, msgspec.Meta(max_length=64)]
@@ -202,61 +205,52 @@ class _PlainStep(msgspec.Struct):
     crc32: str
 
 
-_read_plain_step = msgspec.json.Decoder(_PlainStep).decode
-_PLAIN_KEYS = len(_PlainStep.__struct_fields__)
+class _WaitingStep(_PlainStep, gc=False):
+    """Of a rank that says what it waited for."""
+
+    data_wait_s: _Wait
+    comm_wait_s: _Wait | None
 
 
-class _SplitStep(_PlainStep):
-    """The same, of a rank that says what its time went into."""
+class _ScaledStep(_WaitingStep, gc=False):
+    """In fp16, with a scaled loss."""
 
-    data_wait_s: Annotated[float, msgspec.Meta(ge=0, le=1e299)]
-    comm_wait_s: Annotated[float, msgspec.Meta(ge=0, le=1e299)] | None
     loss_scale: _Finite | None
     updated: bool
 
 
-class _PaddedStep(_SplitStep):
-    """The same, of samples that vary in length."""
+class _PaddedStep(_WaitingStep, gc=False):
+    """Of samples that vary in length."""
 
     real_tokens: _Count
     labelled_tokens: _Count
     images: _Count
 
 
-_MORE_KEYS = {
-    len(kind.__struct_fields__): msgspec.json.Decoder(kind).decode for kind in (_SplitStep, _PaddedStep)
+class _PaddedScaledStep(_PaddedStep, gc=False):
+    loss_scale: _Finite | None
+    updated: bool
+
+
+#: Number of keys → how such a line is read. All keys of a form are required, so a line with as many colons
+#: has none that stands twice.
+_FORMS = {
+    len(form.__struct_fields__): msgspec.json.Decoder(form).decode
+    for form in (_PlainStep, _WaitingStep, _ScaledStep, _PaddedStep, _PaddedScaledStep)
 }
 
 
 def _plain_step(line: bytes, *, number: int) -> Step | None:
     """The step in `line`; None for any other record and for whatever needs a closer look."""
-    # All keys are required, so this many colons leave none for a key that stands twice.
-    keys = line.count(b":")
-    if keys != _PLAIN_KEYS and keys not in _MORE_KEYS:
+    form = _FORMS.get(line.count(b":"))
+    if form is None:
         return None
     try:
-        read = _read_plain_step(line) if keys == _PLAIN_KEYS else _MORE_KEYS[keys](line)
+        read = form(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    if isinstance(read, _PaddedStep):
-        return _step_of(
-            read,
-            number=number,
-            real_tokens=read.real_tokens,
-            labelled_tokens=read.labelled_tokens,
-            images=read.images,
-        )
-    return _step_of(read, number=number)
-
-
-def _step_of(
-    read: _PlainStep,
-    *,
-    number: int,
-    real_tokens: int | None = None,
-    labelled_tokens: int | None = None,
-    images: int | None = None,
-) -> Step:
+    waiting = read if isinstance(read, _WaitingStep) else None
+    padded = read if isinstance(read, _PaddedStep) else None
     return Step(
         line=number,
         nonce=read.nonce,
@@ -272,11 +266,11 @@ def _step_of(
         loss_nonfinite=None,
         grad_norm=read.grad_norm,
         learning_rate=read.learning_rate,
-        data_wait_s=read.data_wait_s if isinstance(read, _SplitStep) else None,
-        comm_wait_s=read.comm_wait_s if isinstance(read, _SplitStep) else None,
-        real_tokens=real_tokens,
-        labelled_tokens=labelled_tokens,
-        images=images,
+        data_wait_s=None if waiting is None else waiting.data_wait_s,
+        comm_wait_s=None if waiting is None else waiting.comm_wait_s,
+        real_tokens=None if padded is None else padded.real_tokens,
+        labelled_tokens=None if padded is None else padded.labelled_tokens,
+        images=None if padded is None else padded.images,
     )
 
 
