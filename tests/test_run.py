@@ -92,7 +92,7 @@ def start(home: Path, *words: str) -> subprocess.Popen[str]:
         text=True,
         cwd=home,
         # A shell that started the tests in the background has SIGINT ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
 
 
