@@ -13,7 +13,7 @@ from orchestrator.derive import derive, render
 from orchestrator.errors import ConfigError
 from orchestrator.parse import PARSER_CHANGES, PARSER_VERSION
 from orchestrator.reparse import Moved, Outcome, Unreadable, reparse, reparse_all
-from orchestrator.results import RunFolder, serialise, write_atomic
+from orchestrator.results import RunFolder, write_atomic
 from tests.cellmaker import honest, write_run
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def stored(root: Path, *, run_id: str | None = None, **changes: Any) -> RunFolde
         for step in way:
             place = place[int(step)] if step.isdigit() else place[step]
         place[last] = value
-    write_atomic(folder.result, serialise(document))
+    # Not by the writer itself, which refuses what nobody could have measured; else in its bytes.
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    write_atomic(folder.result, text.encode("utf-8"))
     if run_id is not None:
         renamed = folder.path.with_name(run_id)
         folder.path.rename(renamed)

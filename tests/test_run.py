@@ -72,6 +72,12 @@ def small(home: Path) -> Path:
     return home
 
 
+def _hear_signals() -> None:
+    """Who starts the tests in the background, or with nohup, has signals ignored; children inherit that."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def start(home: Path, *words: str) -> subprocess.Popen[str]:
     argv = (
         sys.executable,
@@ -91,8 +97,7 @@ def start(home: Path, *words: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         cwd=home,
-        # A shell that started the tests in the background has SIGINT ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+        preexec_fn=_hear_signals,  # noqa: PLW1509 - one thread here
     )
 
 
