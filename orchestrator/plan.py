@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-from orchestrator.cases import Document
 from orchestrator.cluster import ImageSource
+from orchestrator.document import Document
 from orchestrator.vendors import Probe
 
 CONTRACT = 1

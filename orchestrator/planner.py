@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.cases import BATCH_KEYS, DeviceConfig, Text, Work, works
+from orchestrator.cases import BATCH_KEYS, DeviceConfig, Work, works
 from orchestrator.data import Manifest
+from orchestrator.document import Text
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.multimodal.lists import AnswerKey, Samples
 from orchestrator.placing import (

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cases import Case, DeviceConfig, Document, Text
+from orchestrator.cases import Case, DeviceConfig
 from orchestrator.derive import derive, render
+from orchestrator.document import Document, Text
 from orchestrator.load import load
 from orchestrator.plan import BatchPlan, Cell, DocumentPlan, FlopsPlan, PeakPlan, PrecisionPlan
 from orchestrator.report.reference import BATCH

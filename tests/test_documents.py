@@ -23,8 +23,9 @@ import jsonschema
 import pytest
 
 from orchestrator import schemas
-from orchestrator.cases import DeviceConfig, Document, DocumentChange, Text
+from orchestrator.cases import DeviceConfig
 from orchestrator.derive import derive, render
+from orchestrator.document import Document, DocumentChange, Text
 from orchestrator.errors import ConfigError
 from orchestrator.load import load, read_stored
 from orchestrator.messages import MESSAGES, SENTENCES, reason_text, translated

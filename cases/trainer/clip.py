@@ -13,7 +13,7 @@ K heads, E head size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -21,32 +21,8 @@ from attention import attend
 from llama import normal
 from torch import nn
 
-
-@dataclass(frozen=True)
-class ClipConfig:
-    """`num_layers` counts those of the published model; `feature_layer` is the one that is read: -1 the last,
-    -2 the last but one.
-    """
-
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    ffn_hidden_size: int
-    image_size: int
-    patch_size: int
-    norm_eps: float
-    init_std: float
-    feature_layer: int
-
-    @property
-    def num_patches(self) -> int:
-        return (self.image_size // self.patch_size) ** 2
-
-    @property
-    def built_layers(self) -> int:
-        """Layers up to the one that is read; layer 0 would be the embeddings."""
-        number = self.feature_layer
-        return number + self.num_layers + 1 if number < 0 else number
+if TYPE_CHECKING:
+    import job as jobs
 
 
 class Affine(nn.Module):
@@ -64,7 +40,7 @@ class Affine(nn.Module):
 class Patches(nn.Module):
     """A linear map of every p × p square of pixels, as a convolution."""
 
-    def __init__(self, name: str, config: ClipConfig, *, seed: int) -> None:
+    def __init__(self, name: str, config: jobs.Vision, *, seed: int) -> None:
         super().__init__()
         p = config.patch_size
         self.weight = normal(name, (config.hidden_size, 3, p, p), std=config.init_std, seed=seed)
@@ -75,7 +51,7 @@ class Patches(nn.Module):
 
 
 class Positions(nn.Module):
-    def __init__(self, name: str, config: ClipConfig, *, seed: int) -> None:
+    def __init__(self, name: str, config: jobs.Vision, *, seed: int) -> None:
         super().__init__()
         shape = (config.num_patches + 1, config.hidden_size)
         self.weight = normal(name, shape, std=config.init_std, seed=seed)
@@ -85,7 +61,7 @@ class Positions(nn.Module):
 
 
 class Embeddings(nn.Module):
-    def __init__(self, name: str, config: ClipConfig, *, seed: int) -> None:
+    def __init__(self, name: str, config: jobs.Vision, *, seed: int) -> None:
         super().__init__()
         self.class_embedding = normal(
             name + ".class_embedding", (config.hidden_size,), std=config.init_std, seed=seed
@@ -102,7 +78,7 @@ class Embeddings(nn.Module):
 class Attention(nn.Module):
     """Every patch sees every patch."""
 
-    def __init__(self, name: str, config: ClipConfig, *, seed: int) -> None:
+    def __init__(self, name: str, config: jobs.Vision, *, seed: int) -> None:
         super().__init__()
         self.heads, d, std = config.num_heads, config.hidden_size, config.init_std
         self.q_proj = Affine(name + ".q_proj", d, d, std=std, seed=seed)
@@ -120,7 +96,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, name: str, config: ClipConfig, *, seed: int) -> None:
+    def __init__(self, name: str, config: jobs.Vision, *, seed: int) -> None:
         super().__init__()
         d, f, std = config.hidden_size, config.ffn_hidden_size, config.init_std
         self.fc1 = Affine(name + ".fc1", d, f, std=std, seed=seed)
@@ -131,7 +107,7 @@ class MLP(nn.Module):
 
 
 class TowerLayer(nn.Module):
-    def __init__(self, name: str, config: ClipConfig, *, seed: int) -> None:
+    def __init__(self, name: str, config: jobs.Vision, *, seed: int) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
         self.self_attn = Attention(name + ".self_attn", config, seed=seed)
@@ -144,7 +120,7 @@ class TowerLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self, name: str, config: ClipConfig, *, seed: int) -> None:
+    def __init__(self, name: str, config: jobs.Vision, *, seed: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
             [TowerLayer(name + ".layers.{}".format(i), config, seed=seed) for i in range(config.built_layers)]
@@ -163,7 +139,7 @@ class Tower(nn.Module):
     freezes it. Weights depend on the seed and the parameter's name alone.
     """
 
-    def __init__(self, config: ClipConfig, *, seed: int) -> None:
+    def __init__(self, config: jobs.Vision, *, seed: int) -> None:
         super().__init__()
         check_config(config)
         self.config = config
@@ -179,7 +155,7 @@ class Tower(nn.Module):
         return self.encoder(self.pre_layrnorm(self.embeddings(images_NCHW)))[:, 1:]
 
 
-def check_config(config: ClipConfig) -> None:
+def check_config(config: jobs.Vision) -> None:
     """Raises ValueError for sizes that make no tower."""
     problems = []
     if config.image_size % config.patch_size:

@@ -15,7 +15,6 @@ import time
 from typing import TYPE_CHECKING, Any, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import torch
-from clip import ClipConfig
 from grouping import GroupedOrder
 from llava import LlavaConfig, check_images
 from order import SequenceOrder
@@ -177,7 +176,7 @@ IMAGE_TOKEN = -200
 
 def llava_config(model: jobs.Model) -> LlavaConfig:
     assert model.vision is not None  # the job was checked
-    return LlavaConfig(language=model, vision=ClipConfig(**model.vision.__dict__), image_token_id=IMAGE_TOKEN)
+    return LlavaConfig(language=model, vision=model.vision, image_token_id=IMAGE_TOKEN)
 
 
 class Windows:

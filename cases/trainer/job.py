@@ -28,6 +28,10 @@ class Device:
 
 @dataclass(frozen=True)
 class Vision:
+    """`num_layers` counts those of the published model; `feature_layer` is the one that is read: -1 the last,
+    -2 the last but one.
+    """
+
     hidden_size: int
     num_layers: int
     num_heads: int
@@ -37,6 +41,16 @@ class Vision:
     norm_eps: float
     init_std: float
     feature_layer: int
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def built_layers(self) -> int:
+        """Layers up to the one that is read; layer 0 would be the embeddings."""
+        number = self.feature_layer
+        return number + self.num_layers + 1 if number < 0 else number
 
 
 @dataclass(frozen=True)

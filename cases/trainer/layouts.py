@@ -11,7 +11,6 @@ from tensorfile import WeightsError, read_json
 
 if TYPE_CHECKING:
     import job as jobs
-    from clip import ClipConfig
     from llava import LlavaConfig
 
 
@@ -40,7 +39,7 @@ def llama_layout(config: jobs.Model) -> Layout:
     return Layout((), re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"), llama_says(config))
 
 
-def clip_layout(config: ClipConfig) -> Layout:
+def clip_layout(config: jobs.Vision) -> Layout:
     """CLIP with or without its text half."""
     ignored = "{}|{}".format(unused_of_tower(config), CLIP_TEXT)
     return Layout((("vision_model.", ""),), re.compile(ignored), clip_says(config))
@@ -85,7 +84,7 @@ TOWER_PARTS = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.")
 CLIP_TEXT = r"text_model\..+|text_projection\..+|visual_projection\..+|logit_scale"
 
 
-def unused_of_tower(config: ClipConfig) -> str:
+def unused_of_tower(config: jobs.Vision) -> str:
     """What a whole tower stores and one that is read before its end does not build."""
     numbers = "|".join(str(i) for i in range(config.built_layers, config.num_layers))
     layers = r"|encoder\.layers\.(?:{})\..+".format(numbers) if numbers else ""
@@ -113,7 +112,7 @@ def llama_says(config: jobs.Model) -> Dict[str, Dict[str, Any]]:
     return {"llama": said}
 
 
-def clip_says(config: ClipConfig) -> Dict[str, Dict[str, Any]]:
+def clip_says(config: jobs.Vision) -> Dict[str, Dict[str, Any]]:
     said = {
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_layers,

@@ -27,7 +27,7 @@ from typing import List, NamedTuple, Optional
 import job as jobs
 import torch
 import torch.nn.functional as F
-from clip import Affine, ClipConfig, Tower
+from clip import Affine, Tower
 from llama import Llama
 from torch import nn
 
@@ -40,7 +40,7 @@ class LlavaConfig:
     """`image_token_id` marks the positions that an image fills; it need not be in the vocabulary (-200)."""
 
     language: jobs.Model
-    vision: ClipConfig
+    vision: jobs.Vision
     image_token_id: int
 
 

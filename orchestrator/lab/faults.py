@@ -63,12 +63,6 @@ def start_daemons(node: LabNode) -> None:
     host.until(both, limit_s=LIMIT_S, waiting_for=lambda: f"{node.name}: its daemons do not start")
 
 
-def daemon_pid(node: LabNode, daemon: str) -> int | None:
-    """The pid of sshd's listener or of dockerd, on this machine; None when it does not run."""
-    found = _daemon(node, daemon)
-    return found.pid if found else None
-
-
 def cut_link(node: LabNode) -> None:
     """From now on no packet passes; nobody is told."""
     host.run(["ip", "link", "set", node.link, "down"], doing=f"cutting {node.name}'s link")
@@ -76,11 +70,6 @@ def cut_link(node: LabNode) -> None:
 
 def mend_link(node: LabNode) -> None:
     host.run(["ip", "link", "set", node.link, "up"], doing=f"mending {node.name}'s link")
-
-
-def power_off(node: LabNode) -> None:
-    """The node and all in it are gone at once; the lab goes on without it."""
-    nodes.stop(node)
 
 
 @contextmanager

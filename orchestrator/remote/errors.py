@@ -139,7 +139,6 @@ WORDS = {
     "E216": "the way to it failed: {error}",
 }
 NO_ROUTE = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.EHOSTDOWN}
-LOST = {errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNABORTED}
 
 
 def ours(error: BaseException, *, node: str, phase: Phase, where: str) -> RemoteError:

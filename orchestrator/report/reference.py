@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cases import Document, GeneralRow, Text
+from orchestrator.document import Document, GeneralRow, Text
 from orchestrator.messages import MESSAGES, Language, say
 from orchestrator.report.columns import (
     COLUMNS,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from orchestrator.cases import Document
+from orchestrator.document import Document
 
 Count = Annotated[int, Ge(0)]
 Number = float | int

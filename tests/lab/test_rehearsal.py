@@ -125,12 +125,13 @@ def test_a_node_that_another_run_holds_is_busy_and_nothing_is_touched(labs: Labs
 
 
 def test_a_build_that_fails_is_exit_5_with_its_last_lines_and_no_container(labs: Labs) -> None:
-    bed = labs(VENDOR)
+    bed = labs(VENDOR, nodes=3, devices=1)
     template = bed.workspace.vendors / VENDOR / "Dockerfile.j2"
     text = template.read_text("utf-8")
-    template.write_text(
-        text + '\nRUN ["python3", "-c", "raise SystemExit(\'the wheel is missing\')"]\n', "utf-8"
+    program = (
+        "print(*(f'said {n}.' for n in range(80)), sep='\\\\n'); raise SystemExit('the wheel is missing')"
     )
+    template.write_text(f'{text}\nRUN ["python3", "-c", "{program}"]\n', "utf-8")
     try:
         done = run(bed)
     finally:
@@ -138,7 +139,11 @@ def test_a_build_that_fails_is_exit_5_with_its_last_lines_and_no_container(labs:
     assert done.returncode == 5, done.stderr
     assert "E311" in done.stderr
     assert "the wheel is missing" in done.stderr
+    assert "said 79." in done.stderr
+    assert "said 20." not in done.stderr
     assert left_on(bed) == []
+    # Nor one of the builder's own, which has no label of ours.
+    assert [bed.on(node, "docker ps -aq").split() for node in bed.nodes] == [[], [], []]
 
 
 def other_cluster(bed: Any, name: str, change: Callable[[str], str]) -> None:
@@ -269,6 +274,20 @@ def test_a_bad_node_is_named_with_its_reason_and_nothing_starts(fault: Any, code
     assert left_on(bed) == []
 
 
+def test_a_node_that_is_down_and_one_without_docker_stand_in_one_error(labs: Labs) -> None:
+    bed = labs(VENDOR)
+    bed.on(bed.nodes[0], "mv /usr/bin/docker /usr/bin/docker.away")
+    try:
+        with node_down(bed) as cluster:
+            done = run(bed, cluster=cluster)
+    finally:
+        bed.on(bed.nodes[0], "mv /usr/bin/docker.away /usr/bin/docker")
+    assert done.returncode == 3, done.stderr
+    assert re.search(r"error\[E231\] node1", done.stderr)
+    assert re.search(r"error\[E202\] node2", done.stderr)
+    assert left_on(bed) == []
+
+
 def test_data_is_pushed_to_every_node_and_a_wrong_file_is_named_by_node(labs: Labs) -> None:
     bed = labs(VENDOR)
     home = bed.workspace.home
@@ -284,3 +303,13 @@ def test_data_is_pushed_to_every_node_and_a_wrong_file_is_named_by_node(labs: La
     assert "E237" in wrong.stderr
     assert "node2" in wrong.stderr
     assert "node1" not in wrong.stderr
+    # A link is not followed and not written over, whatever it leads to.
+    bed.on(bed.nodes[1], "cd /srv/nx8/data && mv some.tokens /srv/theirs && ln -s /srv/theirs some.tokens")
+    linked = nx8(home, "data", "push", "some", "--cluster", "lab")
+    assert linked.returncode == 3
+    assert "E237" in linked.stderr
+    assert bed.on(bed.nodes[1], "readlink /srv/nx8/data/some.tokens; tail -n 1 /srv/theirs").split() == [
+        "/srv/theirs",
+        "x",
+    ]
+    bed.on(bed.nodes[1], "rm /srv/nx8/data/some.tokens /srv/theirs")

@@ -41,7 +41,7 @@ def llama_config(trainer, *, kv_heads=4, tied=False):
 
 
 def clip_config(trainer, *, feature_layer=-2):
-    return trainer.clip.ClipConfig(24, 4, 3, 56, 28, 14, 1e-5, 0.02, feature_layer)
+    return trainer.job.Vision(24, 4, 3, 56, 28, 14, 1e-5, 0.02, feature_layer)
 
 
 def llava_config(trainer, **language):
@@ -296,7 +296,7 @@ def test_the_flops_of_a_stage_are_those_of_the_docstring(trainer, stage, factor)
     flop_counter = pytest.importorskip("torch.utils.flop_counter", reason="torch counts FLOPs from 2.1 on")
     pytest.importorskip("torch.nn.attention", reason="torch chooses kernels by name from 2.3 on")
     language = trainer.job.Model("llama", 128, 4, 4, 4, 344, 512, 1e-5, 10000.0, 0.02, False)
-    vision = trainer.clip.ClipConfig(64, 4, 2, 256, 28, 14, 1e-5, 0.02, -2)
+    vision = trainer.job.Vision(64, 4, 2, 256, 28, 14, 1e-5, 0.02, -2)
     model = trainer.llava.Llava(
         trainer.llava.LlavaConfig(language, vision, -200), recompute=False, seed=9, stage=stage
     )
@@ -332,7 +332,7 @@ def test_images_of_another_size_are_refused(trainer):
 
 
 def test_a_tower_that_cannot_be_is_refused_with_every_reason(trainer):
-    config = trainer.clip.ClipConfig(24, 4, 5, 56, 30, 14, 1e-5, 0.02, -6)
+    config = trainer.job.Vision(24, 4, 5, 56, 30, 14, 1e-5, 0.02, -6)
     with pytest.raises(ValueError, match=r"image_size 30 .*hidden_size 24 .*feature_layer -6 of 4"):
         trainer.clip.Tower(config, seed=9)
 

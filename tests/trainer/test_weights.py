@@ -38,7 +38,7 @@ def library():
 
 def llava_config(trainer):
     language = trainer.job.Model("llama", 32, 2, 4, 2, 48, 64, 1e-5, 10000.0, 0.02, False)
-    vision = trainer.clip.ClipConfig(16, 3, 2, 24, 28, 14, 1e-5, 0.02, -2)
+    vision = trainer.job.Vision(16, 3, 2, 24, 28, 14, 1e-5, 0.02, -2)
     return trainer.llava.LlavaConfig(language, vision, -200)
 
 
@@ -485,11 +485,11 @@ sys.path.insert(0, sys.argv[1])
 import torch
 import deepspeed
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-import clip, job, layouts, llava, weights
+import job, layouts, llava, weights
 
 folder, target = sys.argv[2:4]
 language = job.Model("llama", 32, 2, 4, 2, 48, 64, 1e-5, 10000.0, 0.02, False)
-config = llava.LlavaConfig(language, clip.ClipConfig(16, 3, 2, 24, 28, 14, 1e-5, 0.02, -2), -200)
+config = llava.LlavaConfig(language, job.Vision(16, 3, 2, 24, 28, 14, 1e-5, 0.02, -2), -200)
 settings = {
     "train_micro_batch_size_per_gpu": 1,
     "steps_per_print": 10**9,

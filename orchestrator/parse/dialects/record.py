@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.linear import compiled
@@ -95,7 +95,6 @@ class Stated:
 
 
 Found = StepLine | Stated
-STEP_FIELDS = tuple(one.name for one in fields(StepLine))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
