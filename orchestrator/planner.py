@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator import plancheck
 from orchestrator.cases import BATCH_KEYS, DeviceConfig, Work, works
 from orchestrator.data import Manifest
 from orchestrator.document import Text
@@ -99,7 +100,7 @@ def plan(
     problems: list[Problem] = []
     for chosen in selection.cases:
         before: str | None = None
-        bases = works(chosen.case, proxy=is_proxy(selection))
+        bases = works_of(chosen.case, selection)
         for at, base in enumerate(bases):
             maker = _Maker(
                 selection=selection,
@@ -174,10 +175,12 @@ class _Maker:
         source = self.sources.data[work.data.name]
         precision = _precision(work)
         problems: list[Problem] = [
-            *_refused(self.named, work, selection, precision),
-            *_data_problems(self.named, work, source),
-            *_question_problems(self.named, work, self.sources),
+            *plancheck.refused(self.named, work, vendor, precision, on_cpu=proxy),
+            *plancheck.data_problems(self.named, work, source),
         ]
+        if work.evaluation is not None:
+            questions = self.sources.data[work.evaluation.name]
+            problems += plancheck.question_problems(self.named, work, questions)
         steps = _steps(self.named, work, batch, source, problems)
         if problems or steps is None:
             raise ConfigError(problems)
@@ -450,84 +453,6 @@ def _precision(case: Work) -> PrecisionPlan:
     return PrecisionPlan(label=case.precision, compute_dtype=compute_dtype, mechanism=mechanism)
 
 
-def _refused(name: str, case: Work, selection: Selection, precision: PrecisionPlan) -> list[Problem]:
-    """What the vendor's torch, or a CPU that computes in its place, cannot do."""
-    vendor = selection.vendor
-    problems = []
-    refusal = vendor.refusal(engine=case.engine, compute_dtype=precision.compute_dtype)
-    if refusal is not None:
-        problems.append(
-            Problem(
-                code="E120",
-                message=f"{name}: {vendor.display_name} cannot run {case.engine} in "
-                f"{precision.compute_dtype}: {refusal.reason}",
-                help="choose another precision: --set precision=…   (or in the device's config)",
-            )
-        )
-    if case.attention != "sdpa" and is_proxy(selection):
-        problems.append(
-            Problem(
-                code="E124",
-                message=f"{name}: attention {case.attention} has no kernel for a CPU, which computes here",
-                help="leave it away; the proxy takes torch's own (sdpa)",
-            )
-        )
-    return problems
-
-
-def _data_problems(name: str, case: Work, source: Manifest | Samples) -> list[Problem]:
-    problems = []
-    manifest = source if isinstance(source, Manifest) else source.manifest
-    if manifest.vocab_size > case.model.vocab_size:
-        problems.append(
-            Problem(
-                code="E121",
-                message=f"{name}: its data {manifest.name} has tokens up to {manifest.vocab_size}, "
-                f"the model knows {case.model.vocab_size}",
-                help="prepare the data with the tokenizer that the case names",
-            )
-        )
-    if not isinstance(source, Manifest):
-        problems += _set_problems(name, case, source)
-        if source.manifest.model_max_length != case.batch.sequence_length:
-            problems.append(
-                Problem(
-                    code="E125",
-                    message=f"{name}: {manifest.name} was cut at {source.manifest.model_max_length} "
-                    f"positions, the case trains with {case.batch.sequence_length}",
-                    help="a prepared set is made for one length: prepare it anew, or leave sequence_length",
-                )
-            )
-    return problems
-
-
-def _set_problems(name: str, case: Work, source: Samples) -> list[Problem]:
-    """Whether images of the set and of the model are of one form."""
-    vision, made = case.model.vision, source.manifest
-    wanted = (vision.image_size, (vision.image_size // vision.patch_size) ** 2) if vision else None
-    if wanted == (made.image.side, made.image_positions):
-        return []
-    has = f"images of {made.image.side} × {made.image.side}, {made.image_positions} positions each"
-    return [
-        Problem(
-            code="E126",
-            message=f"{name}: {made.name} has {has}; the model's tower takes {wanted or 'none'}",
-            help="prepare the set that the case names",
-        )
-    ]
-
-
-def _question_problems(name: str, case: Work, sources: Sources) -> list[Problem]:
-    if case.evaluation is None:
-        return []
-    source = sources.data[case.evaluation.name]
-    assert not isinstance(source, Manifest), "an evaluation is a prepared set"
-    if source.manifest.kind != "questions":
-        message = f"{name}: {source.manifest.name} holds {source.manifest.kind}, not questions"
-        return [Problem(code="E126", message=message, help="nx8 data prepare mmmu makes questions")]
-    return _set_problems(name, case, source)
-
-
 def _steps(
     name: str, case: Work, batch: BatchPlan, source: Manifest | Samples, problems: list[Problem]
 ) -> Steps | None:
@@ -553,7 +478,7 @@ def _steps(
         return steps
     wanted = max(steps.total, warmup + 1)
     problems.append(
-        _too_few_tokens(name, batch, source, wanted=wanted, available=available)
+        plancheck.too_few_tokens(name, batch, source, wanted=wanted, available=available)
         if isinstance(source, Manifest)
         else Problem(
             code="E122",
@@ -563,20 +488,6 @@ def _steps(
         )
     )
     return None
-
-
-def _too_few_tokens(
-    name: str, batch: BatchPlan, manifest: Manifest, *, wanted: int, available: int
-) -> Problem:
-    tokens_per_step = batch.global_batch_size * batch.sequence_length
-    return Problem(
-        code="E122",
-        message=(
-            f"{name}: {wanted} steps × GBS {batch.global_batch_size} × {batch.sequence_length} tokens = "
-            f"{wanted * tokens_per_step:,} tokens, but {manifest.name} has {manifest.num_tokens:,}"
-        ),
-        help=f"{available} steps fit: lower the steps or the batch, or prepare more text",
-    )
 
 
 def _flops(case: Work, *, proxy: bool) -> FlopsPlan:

@@ -92,7 +92,8 @@ def test_a_tool_that_hangs_is_said_and_keeps_nobody_waiting(labs: Callable[..., 
 def test_versions_are_read_inside_an_image_once(labs: Callable[..., Any]) -> None:
     bed = labs(VENDOR)
     _, vendor = parts(bed)
-    folder = "/srv/nx8/versions"
+    # Its own: the nodes are shared, and a run before this one keeps what it read in work_dir.
+    folder = "/srv/nx8/versions-read-once"
     with connected(bed) as pool:
         remote = pool[bed.nodes[0].name]
         done = remote.run(docker.image_argv("nx8-lab/base:latest"), timeout_s=60)
@@ -126,8 +127,8 @@ def test_an_image_that_cannot_be_started_leaves_every_version_unknown(labs: Call
     _, vendor = parts(bed)
     with connected(bed) as pool:
         remote = pool[bed.nodes[0].name]
-        found = versions.in_image(remote, "sha256:" + "0" * 64, vendor, folder="/srv/nx8/versions")
-        kept = remote.stat("/srv/nx8/versions")[0]["exists"]
+        found = versions.in_image(remote, "sha256:" + "0" * 64, vendor, folder="/srv/nx8/versions-unread")
+        kept = remote.stat("/srv/nx8/versions-unread")[0]["exists"]
     assert set(found.versions.values()) == {None}
     assert all("exited" in why for why in found.unknown.values())
     assert not kept

@@ -1,0 +1,106 @@
+"""What keeps a case from running on what was chosen, said before anything starts: stack, data, questions.
+Pure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.data import Manifest
+from orchestrator.errors import Problem
+
+if TYPE_CHECKING:
+    from orchestrator.cases import Work
+    from orchestrator.multimodal.lists import Samples
+    from orchestrator.plan import BatchPlan, PrecisionPlan
+    from orchestrator.vendors import Vendor
+
+
+def refused(
+    name: str, case: Work, vendor: Vendor, precision: PrecisionPlan, *, on_cpu: bool
+) -> list[Problem]:
+    """What the vendor's torch, or a CPU that computes in its place, cannot do."""
+    problems = []
+    refusal = vendor.refusal(engine=case.engine, compute_dtype=precision.compute_dtype)
+    if refusal is not None:
+        problems.append(
+            Problem(
+                code="E120",
+                message=f"{name}: {vendor.display_name} cannot run {case.engine} in "
+                f"{precision.compute_dtype}: {refusal.reason}",
+                help="choose another precision: --set precision=…   (or in the device's config)",
+            )
+        )
+    if case.attention != "sdpa" and on_cpu:
+        problems.append(
+            Problem(
+                code="E124",
+                message=f"{name}: attention {case.attention} has no kernel for a CPU, which computes here",
+                help="leave it away; the proxy takes torch's own (sdpa)",
+            )
+        )
+    return problems
+
+
+def data_problems(name: str, case: Work, source: Manifest | Samples) -> list[Problem]:
+    problems = []
+    manifest = source if isinstance(source, Manifest) else source.manifest
+    if manifest.vocab_size > case.model.vocab_size:
+        problems.append(
+            Problem(
+                code="E121",
+                message=f"{name}: its data {manifest.name} has tokens up to {manifest.vocab_size}, "
+                f"the model knows {case.model.vocab_size}",
+                help="prepare the data with the tokenizer that the case names",
+            )
+        )
+    if not isinstance(source, Manifest):
+        problems += _set_problems(name, case, source)
+        if source.manifest.model_max_length != case.batch.sequence_length:
+            problems.append(
+                Problem(
+                    code="E125",
+                    message=f"{name}: {manifest.name} was cut at {source.manifest.model_max_length} "
+                    f"positions, the case trains with {case.batch.sequence_length}",
+                    help="a prepared set is made for one length: prepare it anew, or leave sequence_length",
+                )
+            )
+    return problems
+
+
+def _set_problems(name: str, case: Work, source: Samples) -> list[Problem]:
+    """Whether images of the set and of the model are of one form."""
+    vision, made = case.model.vision, source.manifest
+    wanted = (vision.image_size, (vision.image_size // vision.patch_size) ** 2) if vision else None
+    if wanted == (made.image.side, made.image_positions):
+        return []
+    has = f"images of {made.image.side} × {made.image.side}, {made.image_positions} positions each"
+    return [
+        Problem(
+            code="E126",
+            message=f"{name}: {made.name} has {has}; the model's tower takes {wanted or 'none'}",
+            help="prepare the set that the case names",
+        )
+    ]
+
+
+def question_problems(name: str, case: Work, source: Manifest | Samples) -> list[Problem]:
+    assert not isinstance(source, Manifest), "an evaluation is a prepared set"
+    if source.manifest.kind != "questions":
+        message = f"{name}: {source.manifest.name} holds {source.manifest.kind}, not questions"
+        return [Problem(code="E126", message=message, help="nx8 data prepare mmmu makes questions")]
+    return _set_problems(name, case, source)
+
+
+def too_few_tokens(
+    name: str, batch: BatchPlan, manifest: Manifest, *, wanted: int, available: int
+) -> Problem:
+    tokens_per_step = batch.global_batch_size * batch.sequence_length
+    return Problem(
+        code="E122",
+        message=(
+            f"{name}: {wanted} steps × GBS {batch.global_batch_size} × {batch.sequence_length} tokens = "
+            f"{wanted * tokens_per_step:,} tokens, but {manifest.name} has {manifest.num_tokens:,}"
+        ),
+        help=f"{available} steps fit: lower the steps or the batch, or prepare more text",
+    )
