@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from orchestrator.plan import (
     DataPlan,
     DevicePlan,
     ImagePlan,
+    IndexPlan,
     InitialPlan,
     Job,
     Launch,
@@ -67,11 +68,13 @@ def device_plan(selection: Selection) -> DevicePlan:
 def data_plan(selection: Selection, place: Place, data: Data, source: Manifest | Samples) -> DataPlan:
     folder = _data_folder(selection, place)
     if isinstance(source, Manifest):
+        index = source.index
         return DataPlan(
-            file=f"{folder}/{source.name}.tokens",
+            file=f"{folder}/{source.name}.{'bin' if index else 'tokens'}",
             sha256=source.sha256,
             num_tokens=source.num_tokens,
             dtype=source.dtype,
+            index=None if index is None else IndexPlan(file=f"{folder}/{source.name}.idx", **asdict(index)),
         )
     manifest = source.manifest
     images = None if manifest.images_in_set else f"{folder}/{data.images or ''}"

@@ -220,14 +220,13 @@ def _data(cell: Cell) -> Document:
 
 
 def _parallel(cell: Cell) -> Document:
-    """Data parallelism is all there is, so the tensor and pipeline parts are 1; the label is the tables'
-    wording.
-    """
-    batch = cell.job.batch
+    """The label is the tables' wording; how the model is cut is left out where it is not."""
+    batch, cut = cell.job.batch, cell.job.parallel
     return {
         "data_parallel_size": batch.data_parallel_size,
         "world_size": batch.world_size,
-        "label": f"TP1PP1DP{batch.data_parallel_size}",
+        "label": cell.job.parallel_label,
+        **(as_document(cut) if cut else {}),
     }
 
 
