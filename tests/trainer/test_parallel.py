@@ -74,3 +74,35 @@ LADDER = [
 @pytest.mark.parametrize(("tensor", "pipeline", "data"), LADDER)
 def test_every_grid_trains_as_one_process_does(bench, alone, tensor, pipeline, data):
     assert_same(bench.run(ladder_job(bench, tensor, pipeline, data)), alone)
+
+
+VARIANTS = [
+    pytest.param((2, 2, 2), {"recompute": "full"}, id="recompute-full"),
+    pytest.param((2, 2, 2), {"recompute": "selective"}, id="recompute-selective"),
+    pytest.param((2, 2, 2), {"parallel__shard_optimizer": True}, id="sharded"),
+    pytest.param((1, 1, 4), {"parallel__shard_optimizer": True, "accumulation": 2}, id="sharded-4"),
+    pytest.param((2, 1, 2), {"parallel__shard_optimizer": True, "accumulation": 1}, id="gas-1"),
+    pytest.param((2, 2, 1), {"accumulation": 1}, id="gas-1-pipeline"),
+    pytest.param((4, 1, 1), {"model__num_kv_heads": 4}, id="tensor-4"),
+    pytest.param((2, 2, 2), {"parallel__sequence_parallel": True}, id="sequence"),
+    pytest.param(
+        (2, 2, 2),
+        {"parallel__sequence_parallel": True, "recompute": "full", "parallel__shard_optimizer": True},
+        id="sequence-recompute-sharded",
+    ),
+    pytest.param((1, 2, 1), {"parallel__virtual_pipeline_size": 2}, id="interleaved"),
+    pytest.param((1, 2, 1), {"parallel__virtual_pipeline_size": 2, "accumulation": 2}, id="interleaved-few"),
+    pytest.param((2, 2, 2), {"parallel__virtual_pipeline_size": 2, "parallel__sequence_parallel": True}, id="interleaved-sequence"),
+    pytest.param((1, 3, 1), {"parallel__pipeline_layers": [1, 2, 1]}, id="uneven"),
+    pytest.param((1, 2, 1), {"parallel__virtual_pipeline_size": 2,"parallel__pipeline_layers": [1, 1, 1, 1]}, id="uneven-interleaved"),
+    pytest.param((2, 2, 2), {"parallel__overlap": False}, id="no-overlap"),
+    pytest.param((2, 1, 1), {"model__tie_embeddings": True}, id="tied"),
+]
+
+
+@pytest.mark.parametrize(("grid", "changes"), VARIANTS)
+def test_every_way_trains_as_the_plain_one_does(bench, alone, grid, changes):
+    if any(key.startswith("model__") for key in changes):
+        plain = {k: v for k, v in changes.items() if k.startswith("model__")}
+        alone = curves(bench.run(ladder_job(bench, **plain)))
+    assert_same(bench.run(ladder_job(bench, *grid, **changes)), alone)
