@@ -87,11 +87,13 @@ class Bench:
             section, _, key = name.rpartition("__")
             (job[section] if section else job)[key] = value
         batch = job["batch"]
-        batch["data_parallel_size"] = batch["world_size"]
+        parallel = job.get("parallel") or {}
+        split = parallel.get("tensor_parallel_size", 1) * parallel.get("pipeline_parallel_size", 1)
+        batch["data_parallel_size"] = batch["world_size"] // split
         batch["global_batch_size"] = (
-            batch["world_size"] * batch["micro_batch_size"] * batch["gradient_accumulation_steps"]
+            batch["data_parallel_size"] * batch["micro_batch_size"] * batch["gradient_accumulation_steps"]
         )
-        if job["engine"] == "ddp":
+        if job["engine"] != "deepspeed":
             job["zero"]["stage"] = 0
         return job
 
