@@ -21,16 +21,19 @@ DEFAULT_NORM_EPS, DEFAULT_ROPE_THETA, DEFAULT_ADAM_EPS = 1e-5, 10000.0, 1e-8
 PATHS = ("--data-path", "--tokenizer-model")
 
 
-def program(work: Work, job: Job, *, tokenizer: str) -> ProgramPlan:
-    """What every rank of the external program runs; `tokenizer` is the data's own, by its manifest's name."""
+def program(work: Work, job: Job, *, tokenizer: str, stand_in: str | None = None) -> ProgramPlan:
+    """What every rank of the external program runs; `tokenizer` is the data's own, by its manifest's name.
+    `stand_in` is the folder of what a rehearsal on this machine runs in its place.
+    """
     assert work.program is not None, "the planner refuses a case without one"
     given = work.program
     environment = dict(given.environment)
     if job.precision.compute_dtype == "tf32":
         environment["TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"] = "1"  # torch alone would multiply in float32
+    directory = stand_in or given.directory
     return ProgramPlan(
-        directory=given.directory,
-        argv=(f"{given.directory}/{given.script}", *arguments(work, job, given, tokenizer=tokenizer)),
+        directory=directory,
+        argv=(f"{directory}/{given.script}", *arguments(work, job, given, tokenizer=tokenizer)),
         environment=environment,
         dialect="megatron",
     )

@@ -117,8 +117,9 @@ def plan(
                 options=options,
             )
             before = maker.cell_id
+            engine = engine_of(chosen, selection, options)
             try:
-                cells.append(maker.cell((contexts or {}).get(base.engine)))
+                cells.append(maker.cell((contexts or {}).get(engine)))
             except ConfigError as error:
                 problems += (problem for problem in error.problems if problem not in problems)
     if problems:
@@ -137,6 +138,12 @@ def plan(
 def is_proxy(selection: Selection) -> bool:
     """The proxy block applies if and only if the arithmetic is done by a CPU: there, or in a rehearsal."""
     return selection.cluster.rehearsal or selection.vendor.torch.device_type == "cpu"
+
+
+def engine_of(chosen: Chosen, selection: Selection, options: Options) -> str:
+    """Which engine trains this case in the end: the command line's, the device's, the case's."""
+    base = works_of(chosen.case, selection)[0]
+    return str(_changes(selection, base, chosen, options).get("engine", base.engine))
 
 
 def works_of(case: Case, selection: Selection) -> tuple[Work, ...]:
@@ -274,7 +281,13 @@ class _Maker:
             return job
         source = sources.data[work.data.name]
         assert isinstance(source, Manifest), "an external program reads tokens"
-        return replace(job, program=megatron.program(work, job, tokenizer=source.tokenizer))
+        here = selection.cluster.transport == "local" and place.stand_in is not None
+        return replace(
+            job,
+            program=megatron.program(
+                work, job, tokenizer=source.tokenizer, stand_in=str(place.stand_in) if here else None
+            ),
+        )
 
     def _rehearsal(self, work: Work) -> str | None:
         if not self.selection.cluster.rehearsal:
@@ -606,6 +619,7 @@ def _config_hash(job: Job) -> str:
     content["data"].get("index", {}).pop("file", None)
     if "program" in content:
         content["program"]["argv"] = megatron.without_paths(content["program"]["argv"])
+        del content["program"]["directory"]
     if "initial" in content:
         content["initial"] = {
             "manifests": content["initial"]["manifests"],

@@ -30,7 +30,7 @@ def command(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     workspace, request = workspace_of(ctx), request_of(**given)
     selection = select(workspace, cases=request.cases, vendor=request.vendor, cluster=request.cluster)
     sources = prepared(selection, data_dir(workspace, selection), write=False)
-    contexts = contexts_of(workspace, selection)
+    contexts = contexts_of(workspace, selection, request.options)
     planned = planned_for(workspace, selection, sources, contexts, request.options)
     click.echo(to_json(planned) if as_json else described(planned), nl=False)
 
