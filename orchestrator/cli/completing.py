@@ -35,6 +35,12 @@ def _sides(workspace: Workspace) -> Iterable[str]:
     return [*_runs(workspace), *(f"published:{name}" for name in _published(workspace))]
 
 
+def _data(workspace: Workspace) -> Iterable[str]:
+    """Token files and folders, prepared sets and weights, without their manifests."""
+    found = (workspace.home / "results" / "data").glob("*")
+    return sorted({path.stem if path.is_file() else path.name for path in found if ".json" not in path.name})
+
+
 def _codes(workspace: Workspace) -> Iterable[str]:  # noqa: ARG001 - one signature for all
     import re
 
@@ -61,11 +67,21 @@ NAMES: dict[str, Callable[[Workspace], Iterable[str]]] = {
 }
 
 
-def attach(command: click.Command) -> None:
+#: What NAME is, by the first word of the verb.
+NAME_OF: dict[str, Callable[[Workspace], Iterable[str]]] = {
+    "vendors": lambda workspace: workspace.vendor_names(),
+    "published": _published,
+    "data": _data,
+}
+
+
+def attach(command: click.Command, *, verb: str) -> None:
     """Gives every parameter of `command` whose name stands in NAMES its completer."""
     for param in command.params:
         keys = param.opts if isinstance(param, click.Option) else [_metavar(param)]
         found = next((NAMES[key] for key in keys if key in NAMES), None)
+        if keys == ["NAME"]:
+            found = NAME_OF.get(verb)
         if found is not None:
             setattr(param, "shell_complete", _completer(param, found))  # noqa: B010 - this one, not its class
 

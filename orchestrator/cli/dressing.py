@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def dressed(command: click.Command, *, path: tuple[str, ...]) -> click.Command:
     """`command` and all below it, each with its completers and, where it has a page, its examples."""
     for words, one in below(command, path=path):
-        completing.attach(one)
+        completing.attach(one, verb=words[0])
         if page := PAGES.get(" ".join(words)):
             one.epilog = epilog(page)
     return command

@@ -1,36 +1,36 @@
-"""python -m tools.docs makes the pages and says what is wrong with the others; --check writes nothing."""
+"""python -m tools.docs makes the pages and says what is wrong with the others; --check writes nothing;
+--man FOLDER writes man pages.
+"""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-from tools.docs import errors, links, metrics, verbs
-
-
-def pages() -> dict[str, str]:
-    """Every generated page: file name below docs/ → its text."""
-    return {"errors.md": errors.page("en"), "errors.zh.md": errors.page("zh"), "cli.md": verbs.page()}
+from tools.docs import errors, pages, verbs
 
 
 def main(argv: list[str]) -> int:
-    check = "--check" in argv
-    wrong = []
-    if not check:
-        for line in errors.adopt():
+    if "--man" in argv:
+        return write_man(Path(argv[argv.index("--man") + 1]))
+    if "--check" in argv:
+        wrong = [f"docs/{name} is not what `make docs` writes" for name in pages.stale()]
+    else:
+        wrong = []
+        for line in [*errors.adopt(), *(f"wrote docs/{name}" for name in pages.write())]:
             print(line)
-    for name, text in pages().items():
-        path = errors.DOCS / name
-        if path.exists() and path.read_text("utf-8") == text:
-            continue
-        if check:
-            wrong.append(f"docs/{name} is not what `make docs` writes")
-        else:
-            path.write_text(text, "utf-8")
-            print(f"wrote docs/{name}")
-    wrong += [*errors.misused(), *errors.unwritten(), *verbs.unwritten(), *links.wrong(), *metrics.wrong()]
+    wrong += pages.wrong()
     for line in wrong:
         print(line, file=sys.stderr)
     return 1 if wrong else 0
+
+
+def write_man(folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in verbs.man_pages().items():
+        (folder / name).write_text(text, "utf-8")
+    print(f"man -l {folder}/nx8-run.1")
+    return 0
 
 
 if __name__ == "__main__":

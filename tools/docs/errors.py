@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,11 @@ import yaml
 from orchestrator import __version__, catalogue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from orchestrator.messages import Language
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-ROW = re.compile(r"^\| (E\d{3}) \| (.+) \| (\d{1,3})[\d, ]* \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (E\d{3}) \| (.+) \| (\d{1,3}(?:, \d{1,3})*) \|$", re.MULTILINE)
 CODE = re.compile(r"E\d{3}")
 
 EXITS = {
@@ -100,7 +99,9 @@ def adopt() -> list[str]:
     said = []
     for code, title, number in sorted(ROW.findall((DOCS / "errors.md").read_text("utf-8"))):
         if code not in known:
-            write_entry(code, {"exit": int(number), "since": since, "en": {"title": title}})
+            first, *others = (int(one) for one in number.split(", "))
+            exits = {"exit": first, "also": others} if others else {"exit": first}
+            write_entry(code, {**exits, "since": since, "en": {"title": title}})
             said.append(f"{code}: taken over from docs/errors.md")
         elif title != known[code].en.title:
             said.append(f"{code}: docs/errors.md said {title!r}; the catalogue's words stay")
@@ -168,7 +169,12 @@ def exits() -> list[tuple[str, int, str]]:
     ]
 
 
-def _nodes() -> Iterator[tuple[Path, ast.AST]]:
-    for path in sorted((ROOT / "orchestrator").rglob("*.py")):
-        tree = ast.parse(path.read_text("utf-8"))
-        yield from ((path.relative_to(ROOT), node) for node in ast.walk(tree))
+@cache
+def _nodes() -> tuple[tuple[Path, ast.AST], ...]:
+    """What can hold a code, of every source: constants and calls."""
+    return tuple(
+        (path.relative_to(ROOT), node)
+        for path in sorted((ROOT / "orchestrator").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant | ast.Call)
+    )

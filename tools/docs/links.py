@@ -1,4 +1,4 @@
-"""Every link of every page leads somewhere: files, folders, headings; and every page is reachable from README."""
+"""Every link of every page leads somewhere: files, folders, headings; every page is reachable from README."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from orchestrator.metrics.logged import SPECS as OF_LOGS
 from orchestrator.metrics.summary import SPECS
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -20,6 +21,7 @@ PAGES = {
             "fraction": "比例",
             "tokens/s": "token/秒|tokens/s",
             "steps": "步",
+            "tokens/s/TFLOPS": "token/秒/TFLOPS",
         },
     ),
 }
@@ -34,7 +36,7 @@ def _of_page(name: str) -> list[str]:
     directions, units = PAGES[name]
     rows = _rows((DOCS / name).read_text("utf-8"))
     found = []
-    for metric, (unit, direction, _) in SPECS.items():
+    for metric, (unit, direction, _) in {**OF_LOGS, **SPECS}.items():
         if metric not in rows:
             found.append(f"docs/{name}: {metric} is not there")
             continue
