@@ -23,7 +23,7 @@ def command() -> None:
 
 @command.command("check")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--quiet", is_flag=True, help="Only what is lacking.")
+@click.option("--quiet", is_flag=True, help="No notes: whether each is complete, and what is lacking.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
 def check(ctx: click.Context, names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
@@ -46,8 +46,6 @@ def check(ctx: click.Context, names: tuple[str, ...], quiet: bool, as_json: bool
         click.echo(json.dumps({"schema": 1, "vendors": rows}, indent=2, ensure_ascii=False, allow_nan=False))
     for result in () if as_json else results:
         lacking = len(result.problems)
-        if quiet and not lacking:
-            continue
         click.echo(f"{result.vendor:<10}  {f'lacks {lacking}' if lacking else 'complete'}")
         for note in () if quiet else result.notes:
             click.echo(f"            {note}")
