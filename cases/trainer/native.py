@@ -240,9 +240,7 @@ def check(job: jobs.Job) -> None:
         raise EngineError("native: " + "; ".join(problems))
 
 
-def flat_optimizer(
-    optimizer: jobs.Optimizer, master: nn.Parameter, device: Device
-) -> torch.optim.Optimizer:
+def flat_optimizer(optimizer: jobs.Optimizer, master: nn.Parameter, device: Device) -> torch.optim.Optimizer:
     settings: Dict[str, Any] = {"fused": True} if fused_works(device) else {}
     return torch.optim.AdamW(
         [master],

@@ -92,9 +92,17 @@ VARIANTS = [
     ),
     pytest.param((1, 2, 1), {"parallel__virtual_pipeline_size": 2}, id="interleaved"),
     pytest.param((1, 2, 1), {"parallel__virtual_pipeline_size": 2, "accumulation": 2}, id="interleaved-few"),
-    pytest.param((2, 2, 2), {"parallel__virtual_pipeline_size": 2, "parallel__sequence_parallel": True}, id="interleaved-sequence"),
+    pytest.param(
+        (2, 2, 2),
+        {"parallel__virtual_pipeline_size": 2, "parallel__sequence_parallel": True},
+        id="interleaved-sequence",
+    ),
     pytest.param((1, 3, 1), {"parallel__pipeline_layers": [1, 2, 1]}, id="uneven"),
-    pytest.param((1, 2, 1), {"parallel__virtual_pipeline_size": 2,"parallel__pipeline_layers": [1, 1, 1, 1]}, id="uneven-interleaved"),
+    pytest.param(
+        (1, 2, 1),
+        {"parallel__virtual_pipeline_size": 2, "parallel__pipeline_layers": [1, 1, 1, 1]},
+        id="uneven-interleaved",
+    ),
     pytest.param((2, 2, 2), {"parallel__overlap": False}, id="no-overlap"),
     pytest.param((2, 1, 1), {"model__tie_embeddings": True}, id="tied"),
 ]
