@@ -31,7 +31,7 @@ def places(evidence: Evidence) -> Finding:
         }
         faults += differences(rank, "ready", evidence.ready(rank), due)
     return faults, (
-        f"{len(evidence.ranks)} ranks on the planned grid (tensor {tensor}, pipeline {pipeline}, data {data}), "
+        f"{len(evidence.ranks)} ranks on the planned grid, tensor {tensor} pipeline {pipeline} data {data}; "
         "each with its share of the parameters"
     )
 
