@@ -56,8 +56,9 @@ golden: $(VENV)/.dev ## rewrite golden texts and JSON Schemas; read the diff bef
 	$(BIN)/python -m orchestrator.schemas
 	NX8_GOLDEN=1 $(BIN)/pytest -q -m "not slow and not trainer" tests
 
-perf: $(VENV)/.perf ## our trainer beside Hugging Face's, our fan-out beside pdsh, our parser beside json: paired
+perf: $(VENV)/.perf ## our trainer beside Hugging Face's and torch's, our fan-out beside pdsh, our parser beside json: paired
 	$(BIN)/python tests/perf/trainer_vs_hf.py --ranks 2 8 --modes ddp zero2 zero3 $(ARGS)
+	$(BIN)/python -m tests.perf.parallel
 	$(BIN)/python -m tests.perf.fanout
 	$(BIN)/python -m tests.perf.overhead
 	$(BIN)/python -m tests.perf.parsing --gigabyte
