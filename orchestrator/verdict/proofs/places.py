@@ -38,17 +38,18 @@ def places(evidence: Evidence) -> Finding:
 
 def agreement(evidence: Evidence) -> Finding:
     """In every step all ranks of a data rank tell one loss, and all ranks one gradient norm, to the last bit:
-    each is computed once and told to the others.
+    each is computed once and told to the others. All skip a step or none does.
     """
     job = evidence.cell.job
     faults: list[str] = []
-    said: dict[tuple[str, int, int], tuple[int, float | None]] = {}
+    said: dict[tuple[str, int, int], tuple[int, float | bool | None]] = {}
     for rank in evidence.ranks:
         data_rank = place(job, rank).data_rank
         for step in evidence.steps(rank):
             for what, key, value in (
                 ("loss", ("loss", data_rank, step.step), step.loss),
                 ("grad_norm", ("grad_norm", 0, step.step), step.grad_norm),
+                ("updated", ("updated", 0, step.step), step.updated),
             ):
                 first, other = said.setdefault(key, (rank, value))
                 if other != value:
