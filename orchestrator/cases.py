@@ -46,6 +46,7 @@ TunableKey = Literal[
     "recompute",
     "attention",
     "overlap_comm",
+    "loss_scale_window",
     "parallel",
     "engine",
 ]
@@ -352,6 +353,7 @@ class Case:
     precision: Precision = "bf16"
     recompute: Recompute = "none"
     attention: Attention = "sdpa"
+    loss_scale_window: PositiveInt | None = None
     seed: Annotated[int, Ge(0), Lt(2**31)] = 1234
     parallel: Parallel | None = None
     program: Program | None = None
@@ -393,6 +395,7 @@ class Work:
     """One training of a case with all its sections in one place: what one cell does.
 
     `stage`, `trainable` and `evaluation` are absent where the case has no stages; `weights` in a proxy.
+    `loss_scale_window`: good steps after which fp16's loss scale doubles; null: the engine's own number.
     """
 
     engine: Engine
@@ -408,6 +411,7 @@ class Work:
     recompute: Recompute
     attention: Attention
     seed: int
+    loss_scale_window: int | None = None
     stage: StageName | None = None
     trainable: tuple[TrainedPart, ...] = ()
     evaluation: Evaluation | None = None
@@ -432,6 +436,7 @@ def works(case: Case, *, proxy: bool) -> tuple[Work, ...]:
         "recompute": case.recompute,
         "attention": "sdpa" if proxy else case.attention,
         "seed": case.seed,
+        "loss_scale_window": case.loss_scale_window,
         "weights": () if proxy else case.weights,
     }
     named: tuple[str, ...] = ("data", "batch", "optimizer", "measurement")
@@ -490,6 +495,7 @@ class DeviceConfig:
     recompute: Recompute | None = None
     attention: Attention | None = None
     overlap_comm: bool | None = None
+    loss_scale_window: PositiveInt | None = None
     parallel: Parallel | None = None
     engine: Engine | None = None
     stages: dict[StageName, StageChange] = field(default_factory=dict)
@@ -498,7 +504,11 @@ class DeviceConfig:
 
     def changes(self, stage: str | None = None) -> dict[str, Any]:
         """The keys that are set, with their values; those of `stage` win over what is said for all."""
-        keys = (*BATCH_KEYS, "precision", "recompute", "attention", "overlap_comm", "parallel", "engine")
+        keys = (
+            *BATCH_KEYS,
+            *("precision", "recompute", "attention", "overlap_comm", "loss_scale_window"),
+            *("parallel", "engine"),
+        )
         listed = {key: value for key in keys if (value := getattr(self, key)) is not None}
         own = [change for name, change in self.stages.items() if name == stage]
         return {**listed, **(own[0].changes() if own else {})}

@@ -408,7 +408,7 @@ def _changed(selection: Selection, base: Work, chosen: Chosen, options: Options)
     batch = {key: changes[key] for key in BATCH_KEYS if key in changes}
     own = {
         key: changes[key]
-        for key in ("precision", "recompute", "attention", "parallel", "engine")
+        for key in ("precision", "recompute", "attention", "loss_scale_window", "parallel", "engine")
         if key in changes
     }
     zero = {"overlap_comm": changes["overlap_comm"]} if "overlap_comm" in changes else {}
@@ -525,7 +525,13 @@ def _precision(case: Work, device: Device) -> PrecisionPlan:
     compute_dtype, mechanism = PRECISIONS[case.engine, case.precision]
     if case.engine == "megatron" and compute_dtype == "fp32" and "tf32" in device.peaks:
         compute_dtype = "tf32"
-    return PrecisionPlan(label=case.precision, compute_dtype=compute_dtype, mechanism=mechanism)
+    return PrecisionPlan(
+        label=case.precision,
+        compute_dtype=compute_dtype,
+        mechanism=mechanism,
+        # No other dtype's loss is scaled.
+        loss_scale_window=case.loss_scale_window if compute_dtype == "fp16" else None,
+    )
 
 
 def _steps(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 #: Gradients that are summed at a time, in bytes: DDP's figure.
 BUCKET_BYTES = 25 * 1024 * 1024
+ROW = 256
 
 
 class Flat:
@@ -152,7 +153,7 @@ class Flat:
         if self._groups.tensor_rank != 0:
             stop = min(stop, self.num_split)
         part = self.gradients[self._mine.start : max(self._mine.start, stop)]
-        return torch.linalg.vector_norm(part).square() if len(part) else self.gradients.new_zeros(())
+        return norm(part).square()
 
     def publish(self) -> None:
         """After the optimizer's step: the weights become what it made of them."""
@@ -169,6 +170,17 @@ class Flat:
                 )
             for work in begun:
                 self._groups.wait(work)
+
+
+def norm(x: torch.Tensor) -> torch.Tensor:
+    """Of a vector of any length, by rows: one after the other, float32 loses what is small beside the sum so
+    far, on a CPU a hundred-thousandth of the norm of 45 thousand gradients.
+    """
+    while x.numel() > ROW:
+        whole = x.numel() // ROW * ROW
+        rows = torch.linalg.vector_norm(x[:whole].view(-1, ROW), dim=1)
+        x = torch.cat((rows, x[whole:]))
+    return torch.linalg.vector_norm(x)
 
 
 class Bucket:

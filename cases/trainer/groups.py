@@ -155,7 +155,7 @@ class Sum(torch.autograd.Function):
         return groups.sum_tensor(x, "forward")
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Tuple[torch.Tensor, None]:
+    def backward(_: Any, gradient: torch.Tensor) -> Tuple[torch.Tensor, None]:
         return gradient, None
 
 
@@ -241,7 +241,7 @@ class CrossEntropy(torch.autograd.Function):
         ctx: Any, logits_TV: torch.Tensor, labels_T: torch.Tensor, first: int, groups: Groups
     ) -> torch.Tensor:
         T, V = logits_TV.shape
-        # The largest logit by a sum, each rank in a row of its own: a maximum is not a sum, and not everywhere.
+        # The largest logit by a sum, each rank in a row of its own: not every backend has a maximum.
         peaks = logits_TV.new_zeros(groups.grid.tensor, T)
         peaks[groups.tensor_rank] = logits_TV.max(dim=-1).values
         peak_T = groups.sum_tensor(peaks, "loss").max(dim=0).values

@@ -87,7 +87,8 @@ class NativeEngine:
             device=device.device,
             overlap=parallel.overlap,
         )
-        self._scaler = LossScaler(device.device) if dtype is torch.float16 else None
+        window = job.precision.loss_scale_window or 1000
+        self._scaler = LossScaler(device.device, window=window) if dtype is torch.float16 else None
         self._facts: Dict[str, Any] = {}
         self._counts = self._count()
         self._said: Any = None

@@ -197,7 +197,7 @@ def versions(directory: str) -> Dict[str, Optional[str]]:
     for name in ("torch", "numpy", "sentencepiece", "flash-attn", "transformer-engine"):
         try:
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
+        except metadata.PackageNotFoundError:  # noqa: PERF203  each name for itself
             found[name] = None
     try:
         with open(os.path.join(directory, ".git", "HEAD"), encoding="ascii") as file:

@@ -99,7 +99,7 @@ class Bench:
 
     def start(
         self,
-        job: dict[str, Any],
+        job: dict[str, Any] | str,
         *,
         launcher: str = "fork",
         node_rank: int = 0,
@@ -111,12 +111,14 @@ class Bench:
     ) -> Running:
         cell = self.folder / f"cell{len(self.started)}"
         cell.mkdir()
-        (cell / "job.json").write_text(json.dumps(job))
+        text = job if isinstance(job, str) else json.dumps(job)
+        (cell / "job.json").write_text(text)
+        world_size = json.loads(text)["batch"]["world_size"]
         output = cell / f"node{node_rank}"
         argv = [python, str(TRAINER / "launch.py"), "--job", str(cell / "job.json")]
         argv += ["--output", str(output), "--launcher", launcher, "--node-rank", str(node_rank)]
         argv += ["--num-nodes", str(num_nodes), "--master-addr", "127.0.0.1", "--master-port", str(port)]
-        argv += ["--local-world-size", str(job["batch"]["world_size"] // num_nodes), *options]
+        argv += ["--local-world-size", str(world_size // num_nodes), *options]
         process = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
@@ -127,7 +129,7 @@ class Bench:
         self.started.append(running)
         return running
 
-    def run(self, job: dict[str, Any], **how: Any) -> Result:
+    def run(self, job: dict[str, Any] | str, **how: Any) -> Result:
         return self.start(job, **how).wait()
 
     def plugin(self, source: str) -> dict[str, str]:
