@@ -24,10 +24,13 @@ SOURCE = (
 
 
 def layers_of(num_layers: int, parallel: ParallelPlan) -> tuple[int, ...]:
-    """Layers of each pipeline stage."""
+    """Layers of each pipeline stage; of an interleaved one, of all its pieces: piece i lies on stage i mod
+    PP.
+    """
+    pp = parallel.pipeline_parallel_size
     if parallel.pipeline_layers is not None:
-        return parallel.pipeline_layers
-    return (num_layers // parallel.pipeline_parallel_size,) * parallel.pipeline_parallel_size
+        return tuple(sum(parallel.pipeline_layers[stage::pp]) for stage in range(pp))
+    return (num_layers // pp,) * pp
 
 
 def estimate(

@@ -110,11 +110,12 @@ def _model(name: str, model: Model, cut: Parallel, work: Work) -> Iterator[Probl
 def _stages(name: str, model: Model, cut: Parallel, work: Work) -> Iterator[Problem]:
     pp, v, layers = cut.pipeline_parallel_size, cut.virtual_pipeline_size, cut.pipeline_layers
     if layers is not None:
-        if len(layers) != pp:
+        if len(layers) != pp * v:
+            of = f"PP {pp}" + (f" × {v} pieces = {pp * v}" if v > 1 else "")
             yield Problem(
                 code="E342",
-                message=f"{name}: pipeline_layers names {len(layers)} stages, PP is {pp}",
-                help="one number for every stage",
+                message=f"{name}: pipeline_layers has {len(layers)} numbers, of {of} stages",
+                help="one number for every stage, of an interleaved pipeline for every piece",
             )
         if sum(layers) != model.num_layers:
             yield Problem(
@@ -123,11 +124,11 @@ def _stages(name: str, model: Model, cut: Parallel, work: Work) -> Iterator[Prob
                 f"the model has {model.num_layers} layers",
                 help="every layer belongs to one stage",
             )
-        if v > 1:
+        if v > 1 and work.engine == "megatron":
             yield Problem(
                 code="E344",
                 message=f"{name}: pipeline_layers beside virtual_pipeline_size {v}",
-                help="an interleaved pipeline has pieces of one length: leave one of the two away",
+                help="the program's interleaved pieces are of one length: leave one of the two away",
             )
     elif model.num_layers % (pp * v):
         pieces = f"PP {pp}" + (f" × {v} pieces = {pp * v}" if v > 1 else "")

@@ -123,7 +123,7 @@ def test_every_reason_is_said_at_once_and_with_its_arithmetic() -> None:
 @pytest.mark.parametrize(
     ("cut", "code", "words"),
     [
-        ({"pipeline_layers": (40, 40)}, "E342", "names 2 stages, PP is 4"),
+        ({"pipeline_layers": (40, 40)}, "E342", "has 2 numbers, of PP 4 stages"),
         ({"pipeline_layers": (30, 30, 10, 9)}, "E342", "30 + 30 + 10 + 9 = 79, the model has 80"),
         ({"virtual_pipeline_size": 3}, "E342", "80 layers ÷ PP 4 × 3 pieces = 12 leaves 8"),
         (
