@@ -89,19 +89,18 @@ def _ranks(name: str, cut: Parallel, cluster: Cluster) -> Iterator[Problem]:
 
 def _model(name: str, model: Model, cut: Parallel, work: Work) -> Iterator[Problem]:
     tp = cut.tensor_parallel_size
+    # Words need not divide: both engines give the last rank fewer, or fill the vocabulary up.
     sizes = [
         ("num_heads", model.num_heads, "every rank has whole heads"),
         ("num_kv_heads", model.num_kv_heads, "every rank has whole groups of queries"),
         ("ffn_hidden_size", model.ffn_hidden_size, "columns of the feed-forward are divided evenly"),
     ]
-    if work.engine == "native":  # Megatron-LM fills its vocabulary up
-        sizes.append(("vocab_size", model.vocab_size, "rows of the embedding are divided evenly"))
     if cut.sequence_parallel:
         sizes.append(("sequence_length", work.batch.sequence_length, "positions are divided evenly"))
     for what, size, why in sizes:
         if size % tp:
             yield Problem(
-                code="E343" if what in ("vocab_size", "ffn_hidden_size", "sequence_length") else "E341",
+                code="E343" if what in ("ffn_hidden_size", "sequence_length") else "E341",
                 message=f"{name}: {what} {size} ÷ TP {tp} leaves {size % tp}",
                 help=f"{why}: choose a tensor_parallel_size that divides {size}",
             )
