@@ -48,6 +48,8 @@ def command(
         raise click.UsageError("--json and --nagios: one of them")
     if nagios:
         return _nagios(ctx, vendor=vendor, cluster=cluster, cases=cases)
+    if sys.stderr.isatty() and not as_json:
+        click.echo("looking at every node, 15 s at most …", err=True)
     findings = doctor.look(workspace_of(ctx), cluster=cluster, vendor=vendor, cases=cases)
     if as_json:
         click.echo(json.dumps(document.document(findings), indent=2, ensure_ascii=False, allow_nan=False))

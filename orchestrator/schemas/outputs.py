@@ -327,8 +327,11 @@ class DoctorCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoctorNode:
+    """`login`: the command that gets there, empty for this machine."""
+
     name: str
     address: str
+    login: str
     severity: Literal["ok", "warn", "bad", "unasked"]
     checks: list[DoctorCheck]
 
