@@ -164,7 +164,7 @@ class _Composer:
         if hidden:
             self._refuse("E108", f"holds the control character U+{ord(hidden.group()):04X}", at, "remove it")
             return Broken(at=at)
-        if CHANGEME in text:
+        if text == CHANGEME:
             self._refuse(
                 "E220", f"{CHANGEME} still stands here", at, "the line's comment says what belongs here"
             )
