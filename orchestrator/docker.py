@@ -342,6 +342,10 @@ def stop_argv(container: str, *, timeout_s: int = 10) -> tuple[str, ...]:
     return (DOCKER, "container", "stop", f"--time={int(timeout_s)}", _object(container))
 
 
+def kill_argv(container: str) -> tuple[str, ...]:
+    return (DOCKER, "container", "kill", _object(container))
+
+
 def remove_argv(container: str) -> tuple[str, ...]:
     """Removes it with its anonymous volumes, running or not."""
     return (DOCKER, "container", "rm", "--force", "--volumes", _object(container))
@@ -484,6 +488,11 @@ def last_words(stderr: bytes, *, rc: int) -> str:
     """The last line docker said, printable; its exit code where it said nothing."""
     said = stderr[-4096:].decode("utf-8", "replace").strip().splitlines()
     return "".join(char for char in said[-1][:400] if char.isprintable()) if said else f"exit {rc}"
+
+
+def is_taken(stderr: bytes) -> bool:
+    """Whether docker refused to create a container because its name is taken."""
+    return b"is already in use by container" in stderr
 
 
 def read_list(raw: bytes) -> tuple[str, ...]:

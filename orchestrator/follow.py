@@ -5,7 +5,7 @@ from the files.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from orchestrator.monitor import MAX_LINE_BYTES, read_monitor
 from orchestrator.parse.events import EventReader
@@ -85,6 +85,7 @@ class Running(Protocol):
     def wall_s(self) -> float | None: ...
     def exit_code(self) -> int | None: ...
     def stop(self) -> None: ...
+    def record(self) -> dict[str, Any]: ...
 
 
 class Watcher(Protocol):

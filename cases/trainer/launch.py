@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import events
 import job as jobs
+from lease import Lease
 from ranks import End, ForkedRanks, LaunchError, Place
 from status import NodeStatus, RankStatus, signal_name
 from torchrun import TorchrunRanks
@@ -33,6 +34,7 @@ def main() -> int:
     output = os.path.abspath(arguments.output)
     os.makedirs(output, exist_ok=True)
     inbox = Inbox()  # from here on no signal is lost, however long the imports take
+    lease = Lease(arguments.lease, arguments.lease_limit) if arguments.lease else None
     say = log_to(os.path.join(output, "launcher.log"))
     try:
         job = jobs.load_job(arguments.job)
@@ -49,7 +51,13 @@ def main() -> int:
         ranks=[RankStatus(rank=place.rank, local_rank=place.local_rank) for place in places],
     )
     watch = Watch(
-        status, places, inbox, say, grace_s=arguments.grace, early_exit_s=arguments.early_exit_limit
+        status,
+        places,
+        inbox,
+        say,
+        grace_s=arguments.grace,
+        early_exit_s=arguments.early_exit_limit,
+        lease=lease,
     )
     try:
         watch.run(make_ranks(arguments, job, places))
@@ -78,6 +86,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--grace", type=float, default=3.0, help="seconds from SIGTERM to SIGKILL")
     parser.add_argument(
         "--early-exit-limit", type=float, default=8.0, help="seconds a rank may be gone before the others"
+    )
+    parser.add_argument("--lease", metavar="FILE", help="a counter that the host keeps changing")
+    parser.add_argument(
+        "--lease-limit", type=float, default=60.0, metavar="S", help="seconds it may stay the same"
     )
     arguments = parser.parse_args()
     arguments.job = os.path.abspath(arguments.job)
@@ -185,7 +197,9 @@ class Watch:
         *,
         grace_s: float,
         early_exit_s: float,
+        lease: Optional[Lease] = None,
     ) -> None:
+        self._lease = lease
         self._status = status
         self._places = places
         self._inbox = inbox
@@ -199,11 +213,11 @@ class Watch:
     @property
     def told_to_stop(self) -> bool:
         reason = self._status.stopped_by
-        return reason is not None and (reason == "host_gone" or reason.startswith("signal:"))
+        return reason is not None and (reason in ("host_gone", "lost") or reason.startswith("signal:"))
 
     def run(self, ranks: Any) -> None:
         """Returns when every rank has ended."""
-        reason = self._inbox.wait(time.monotonic(), None)
+        reason = self._inbox.wait(time.monotonic(), None) or self._lost()
         if reason is not None:  # while the imports ran; there is nothing to stop yet
             self._status.stopped_by = reason
             self._say("stopped before the ranks began: {}".format(reason))
@@ -216,7 +230,12 @@ class Watch:
                 break
             self._act(ranks, reason)
             reason = self._inbox.wait(self._deadline_s(), ranks.fd)
+            if reason is None and self._sent is None:
+                reason = self._lost()
         ranks.close()
+
+    def _lost(self) -> Optional[str]:
+        return "lost" if self._lease is not None and self._lease.lapsed() else None
 
     def _note(self, started: List[Tuple[int, int]], ended: List[End]) -> None:
         for local_rank, pid in started:
@@ -267,7 +286,11 @@ class Watch:
         ranks.send(number)
 
     def _deadline_s(self) -> Optional[float]:
-        return self._kill_at if self._sent is not None else self._early_exit_at
+        if self._sent is not None:
+            return self._kill_at
+        looks = None if self._lease is None else self._lease.next_look_s()
+        deadlines = [one for one in (self._early_exit_at, looks) if one is not None]
+        return min(deadlines) if deadlines else None
 
 
 def log_to(path: str) -> Any:

@@ -5,7 +5,8 @@ A request is one line of JSON with `id` and `op`. Its body follows if it has `pa
 with "chunks" a decimal line and as many bytes, again and again, until a 0 (or -1: the host gave up).
 An answer is one line of JSON, then the bytes of its `parts`. Commands are argument lists: there is no shell.
 
-To start fast on many nodes at once, what stands below "# Later" is compiled when first asked for, and neither
+To start fast on many nodes at once, what stands below "# Later" is compiled when first asked for, together
+with lock.py, whose operations are named alike; and neither
 json nor signal (regular expressions, enums) is imported where the modules in C that they wrap will do.
 """
 
@@ -640,59 +641,6 @@ def do_make_dirs(request, _body):
             os.close(os.open(os.path.join(raw(text), raw(MARKER)), flags, 0o600))
         made.append(bool(missing))
     return {"made": made}, ()
-
-
-def owner_of(path):
-    try:
-        fd, _ = open_file(os.path.join(path, b"owner.json"))
-    except OSError:
-        return None
-    try:
-        return loads(read_some(fd, 0, 1 << 16).decode("utf-8", "replace"))
-    except ValueError:
-        return None
-    finally:
-        os.close(fd)
-
-
-def do_lock(request, _body):
-    """One winner: a folder made beside with the owner's record inside is renamed into place, which fails
-    when a lock is there. A loser gets the record of who holds it.
-    """
-    path = raw(request["path"])
-    beside = b"%s.%d.%d" % (path, os.getpid(), time.monotonic() * 1e6)
-    # Whoever finds the node busy may read why, whatever account it is.
-    os.mkdir(beside, 0o755)
-    try:
-        os.chmod(beside, 0o755)  # noqa: S103 - read by any account, whatever the umask of this one
-        fd = os.open(os.path.join(beside, b"owner.json"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        os.fchmod(fd, 0o644)
-        write_all(fd, dumps(request["owner"]).encode())
-        os.fsync(fd)
-        os.close(fd)
-        os.rename(beside, path)
-        sync_folder(os.path.dirname(path))
-        return {"won": True, "owner": request["owner"]}, ()
-    except OSError as error:
-        remove(beside)
-        # In a folder with the sticky bit another account's lock may not even be tried to replace.
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EPERM, errno.EACCES):
-            raise
-        if not os.path.lexists(path):
-            raise
-        return {"won": False, "owner": owner_of(path)}, ()
-
-
-def do_unlock(request, _body):
-    """Only what is ours: the record in the folder must be the one given."""
-    path = raw(request["path"])
-    owner = owner_of(path)
-    if owner != request["owner"]:
-        return {"released": False, "owner": owner}, ()
-    aside = b"%s.%d.gone" % (path, os.getpid())
-    os.rename(path, aside)
-    remove(aside)
-    return {"released": True, "owner": owner}, ()
 
 
 def remove(path):

@@ -106,6 +106,10 @@ class RunFolder:
         return self.path / "report.md"
 
     @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    @property
     def cells(self) -> Path:
         return self.path / "cells"
 
