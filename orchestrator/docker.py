@@ -359,6 +359,11 @@ def list_argv(labels: Mapping[str, str]) -> tuple[str, ...]:
     return (DOCKER, "container", "ls", "--all", "--no-trunc", *filters, "--format={{.ID}}")
 
 
+def list_runs_argv() -> tuple[str, ...]:
+    """The run of every container that carries our label, running or not; one a line."""
+    return (DOCKER, "container", "ls", "--all", "--filter=label=nx8.run", '--format={{.Label "nx8.run"}}')
+
+
 def version_argv() -> tuple[str, ...]:
     return (DOCKER, "version", "--format={{json .}}")
 
@@ -488,6 +493,12 @@ def last_words(stderr: bytes, *, rc: int) -> str:
     """The last line docker said, printable; its exit code where it said nothing."""
     said = stderr[-4096:].decode("utf-8", "replace").strip().splitlines()
     return "".join(char for char in said[-1][:400] if char.isprintable()) if said else f"exit {rc}"
+
+
+def read_runs(raw: bytes) -> tuple[str, ...]:
+    """The answer to `list_runs_argv`; a line that is no name of a run is left out."""
+    lines = raw[:MAX_ANSWER_BYTES].decode("utf-8", "replace").splitlines()
+    return tuple(line for line in lines if CONTAINER_NAME.fullmatch(line))
 
 
 def is_taken(stderr: bytes) -> bool:

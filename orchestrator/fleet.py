@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator import data, docker, failpoints, multimodal, weights
 from orchestrator import facts as local_facts
+from orchestrator.cluster import Cluster
 from orchestrator.containers import monitor_limit_s, started
 from orchestrator.containers.clearing import Left, swept
 from orchestrator.containers.onnode import said
-from orchestrator.errors import BusyError, Nx8Error, PreflightError, Problem
+from orchestrator.errors import BusyError, ConfigError, Nx8Error, PreflightError, Problem
 from orchestrator.hosts import known_hosts_file
 from orchestrator.images import Provider
 from orchestrator.lease import GRACE_S, LOCK, Lease
+from orchestrator.load import load
 from orchestrator.multimodal.preparedset import IMAGE_FOLDER, IMAGE_LIST, MANIFEST
 from orchestrator.preflight import preflight
 from orchestrator.remote.connection import Settings
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from orchestrator.cluster import Cluster
     from orchestrator.containers import Containers
     from orchestrator.journal import Journal, Past
     from orchestrator.plan import Cell, Plan
@@ -49,6 +50,18 @@ ASKED_AT_ONCE = 200
 MAX_NAMED = 20
 UNLOCK_LIMIT_S = 30.0
 SWEEP_LIMIT_S = 150.0
+
+
+@contextmanager
+def pool_of(workspace: Workspace, name: str) -> Iterator[tuple[Pool, Cluster]]:
+    """Connections to all nodes of a cluster, each made when it is first asked. Raises ConfigError (E258)."""
+    path = workspace.cluster_file(name)
+    cluster = load(path, Cluster, shown_as=workspace.shown(path))
+    if cluster.transport == "local":
+        message = f"cluster {name} is this machine alone: nothing of a run outlives its process there"
+        raise ConfigError(Problem(code="E258", message=message, help="nx8 ps"))
+    with Pool(Settings.of(cluster, known_hosts_file(workspace, name, cluster)), cluster.nodes) as pool:
+        yield pool, cluster
 
 
 class Fleet:

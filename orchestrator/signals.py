@@ -71,6 +71,12 @@ class Signals:
         finally:
             self.held = True
 
+    def stop(self, signum: signal.Signals, *, insist: bool = False) -> None:
+        """As if that signal had come once, or twice."""
+        self.held = True
+        for _ in range(2 if insist else 1):
+            self._on_signal(signum, None)
+
     def insisted(self) -> bool:
         return self.count > 1
 

@@ -713,6 +713,16 @@ def do_list(request, _body):
     return {"files": found}, ()
 
 
+def do_folders(request, _body):
+    """Names of the folders in a folder; links are none."""
+    try:
+        with os.scandir(raw(request["path"])) as found:
+            names = [one.name for one in found if one.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        names = []
+    return {"folders": [shown(name) for name in sorted(names)]}, ()
+
+
 def do_sha256(request, _body):
     import hashlib
 

@@ -19,6 +19,7 @@ REPEATABLE = frozenset(
         "read",
         "stat",
         "list",
+        "folders",
         "sha256",
         "disk",
         "texts",

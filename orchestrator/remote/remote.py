@@ -457,6 +457,10 @@ class Remote:
         answer, _ = self.ask("list", timeout_s=timeout_s, path=path, limit=limit)
         return dict(answer["files"])
 
+    def folders(self, path: str, *, timeout_s: float = 10.0) -> tuple[str, ...]:
+        """Names of the folders in a folder; none where there is no such one."""
+        return tuple(self.ask("folders", timeout_s=timeout_s, path=path)[0]["folders"])
+
     def sha256(self, *paths: str, timeout_s: float = 600.0) -> tuple[str | None, ...]:
         """None for each file that cannot be read."""
         answer, _ = self.ask("sha256", timeout_s=timeout_s, paths=list(paths))
