@@ -5,18 +5,32 @@ the result that the undisturbed run would have come to.
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import ConfigError, Problem
+from orchestrator.errors import ConfigError, PreflightError, Problem
 from orchestrator.journal import Journal, Past, read
 from orchestrator.load import read_stored
 from orchestrator.plan import Plan
-from orchestrator.run import Going, Phases, closing, contexts_of, data_dir, finished, runner_of
+from orchestrator.run import (
+    Going,
+    Phases,
+    closing,
+    contexts_of,
+    data_dir,
+    finished,
+    not_run,
+    reported,
+    runner_of,
+)
 from orchestrator.selection import select
 from orchestrator.sources import prepared
+from orchestrator.verdict import HostSeen
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from orchestrator.results import RunFolder
     from orchestrator.signals import Signals
     from orchestrator.ui import View
@@ -53,7 +67,7 @@ def resume(workspace: Workspace, folder: RunFolder, *, view: View, signals: Sign
             past=past,
         )
         view.phase("resume", planned.identity.run_id)
-        with closing(going), phases.measure("prepare"):
+        with closing(going), lost(going), phases.measure("prepare"):
             fresh = past.images is None
             if fresh:
                 prepared(selection, data_dir(workspace, selection), write=True)
@@ -66,6 +80,42 @@ def resume(workspace: Workspace, folder: RunFolder, *, view: View, signals: Sign
             finished(going)
 
 
+@contextmanager
+def lost(going: Going) -> Iterator[None]:
+    """A run whose lease has expired ends here: its cells that were begun are FAILED as lost, the others were
+    never run. Raises what it found.
+    """
+    try:
+        yield
+    except PreflightError as error:
+        if any(problem.code != "E251" for problem in error.problems):
+            raise
+        why = error.problems[0].message
+        past = going.past
+        going.about["cells"] = {
+            cell.cell_id: past.ended[cell.cell_id]["seen"]
+            if cell.cell_id in past.ended
+            else asdict(_never_seen_to_end(why))
+            if cell.cell_id in past.begun
+            else asdict(not_run(why))
+            for cell in going.planned.cells
+        }
+        going.about["containers"] = {name: entry["containers"] for name, entry in past.ended.items()}
+        reported(going.folder, going.planned, going.about, going.phases)
+        raise
+
+
+def _never_seen_to_end(why: str) -> HostSeen:
+    return HostSeen(
+        started=True,
+        not_run_reason=None,
+        launcher_exit=None,
+        launcher_wall_s=None,
+        stopped="node_lost",
+        detail=why,
+    )
+
+
 def refuse(planned: Plan, folder: RunFolder, past: Past) -> None:
     """Raises ConfigError (E254) where there is nothing to go on with."""
     run_id = planned.identity.run_id
@@ -73,6 +123,8 @@ def refuse(planned: Plan, folder: RunFolder, past: Past) -> None:
         why, help_ = "its ranks ended with the process that had started them", "run again"
     elif folder.result.is_file() and past.closed in ("finished", "stopped"):
         why, help_ = f"it is {past.closed}, and has its result", f"nx8 report {run_id}"
+    elif past.closed == "lost":
+        why, help_ = "its lease had expired", f"what it had measured by then: nx8 report {run_id}"
     elif past.closed in ("stopped", "failed"):
         why, help_ = f"it is {past.closed}: its containers and locks are gone", "run again"
     elif not past.controllers:

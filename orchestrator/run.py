@@ -234,7 +234,8 @@ def closing(going: Going) -> Iterator[None]:
         going.journal.add("closed", state="stopped")
         raise
     except Nx8Error as error:
-        going.journal.add("closed", state="failed", why=[problem.code for problem in error.problems])
+        codes = [problem.code for problem in error.problems]
+        going.journal.add("closed", state="lost" if "E251" in codes else "failed", why=codes)
         raise
 
 

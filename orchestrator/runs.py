@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 #: running: somebody follows it. orphaned: nobody does, and it has no end: its nodes hold it by their leases
 #: for so long, and `nx8 resume` goes on with it. left: the same, because its controller was told to go.
-State = Literal["running", "orphaned", "left", "stopped", "failed", "finished", "unknown"]
+State = Literal["running", "orphaned", "left", "stopped", "failed", "lost", "finished", "unknown"]
 
 STOP_LIMIT_S = 120.0
 LOOK_S = 0.1
@@ -75,8 +75,8 @@ def _state(folder: RunFolder, past: Past, who: Controller | None) -> State:
         return "finished" if folder.result.is_file() else "unknown"
     if who.alive:
         return "running"
-    known: dict[str | None, State] = {"finished": "finished", "stopped": "stopped", "failed": "failed"}
-    return known.get(past.closed, "left" if past.closed == "left" else "orphaned")
+    ends: tuple[State, ...] = ("finished", "stopped", "failed", "lost", "left")
+    return next((state for state in ends if state == past.closed), "orphaned")
 
 
 def stands(workspace: Workspace) -> tuple[Stand, ...]:
@@ -141,8 +141,8 @@ def seen_on(pool: Pool, work_dir: str) -> dict[str, OnNodes | Nx8Error]:
 
 
 def _seen(remote: Remote, work_dir: str) -> OnNodes:
-    # The lock last: a run takes it before it makes anything, so what was listed before and is not the holder's
-    # is of a run that holds nothing any more.
+    # The lock last: a run takes it before it makes anything, so what was listed before and is not
+    # the holder's is of a run that holds nothing any more.
     argv = docker.list_runs_argv()
     done = remote.run(argv, timeout_s=COMMAND_LIMIT_S, again=True)
     if done.rc != 0:

@@ -75,7 +75,7 @@ def started(
             if cell.job.save is not None and 0 in launch.ranks
             else (),
             lease=leases.get(launch.node),
-            drops_before=pool[launch.node].link.drops,
+            drops_before=pool[launch.node].drops,
         )
         for launch in cell.launches
     }

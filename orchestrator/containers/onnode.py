@@ -98,7 +98,7 @@ class OnNode:
             "started_at": state.started_at if state else None,
             "finished_at": state.finished_at if state else None,
             "missed_looks": self.missed,
-            "link_drops": self.remote.link.drops - self.drops_before,
+            "link_drops": self.remote.drops - self.drops_before,
             "brought_bytes": self.brought_bytes,
             "ending": ending(state, self._status()),
         }

@@ -33,8 +33,8 @@ LOOK_S = 1.0
 #: Of one command of docker, and how long a docker that does not answer is asked again.
 DOCKER_LIMIT_S = 60.0
 STUBBORN_S = 120.0
-#: After the expiry, beyond the grace of the launcher: it looks at the lease about once a second.
-OWN_END_S = 2.0
+#: After the expiry: the launcher looks at the lease about once a second, and has a grace of its own.
+OWN_END_S = 6.0
 
 
 def main(path):
@@ -70,7 +70,7 @@ def ended(path, owner):
     deadline = time.monotonic() + STUBBORN_S
     while True:
         try:
-            await_own_end(run, time.monotonic() + grace + OWN_END_S)
+            await_own_end(run, time.monotonic() + OWN_END_S)
             for process in [
                 started("container", "stop", "--time=%d" % grace, one) for one in listed(run, all=False)
             ]:

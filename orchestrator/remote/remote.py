@@ -130,6 +130,11 @@ class Remote:
     def where(self) -> str:
         return self.link.where
 
+    @property
+    def drops(self) -> int:
+        """How often the connection had to be made anew."""
+        return self.link.drops
+
     def connect(self, *, limit_s: float | None = None) -> None:
         ssh = self.settings.cluster.ssh
         self.link.open(time.monotonic() + (limit_s or ssh.connect_limit_s + ssh.auth_limit_s))
