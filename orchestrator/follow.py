@@ -11,6 +11,7 @@ from orchestrator.monitor import MAX_LINE_BYTES, read_monitor
 from orchestrator.parse.events import EventReader
 from orchestrator.parse.records import Answered, End, Fail, Step
 from orchestrator.plan import Cell
+from orchestrator.stall import Tempo
 from orchestrator.verdict import HostSeen
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Running(Protocol):
     @property
     def wall_s(self) -> float | None: ...
     def exit_code(self) -> int | None: ...
+    def examine(self) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -143,7 +145,8 @@ class Stopped(NamedTuple):
 @dataclass(slots=True, kw_only=True)
 class Pace:
     """Decides from the times of steps whether a cell still moves. Pure: the clock's readings are arguments,
-    in seconds.
+    in seconds. `stall_limit_s` is the most that may pass; less is learned from the steps themselves.
+    `total` is the last planned step: what comes after it has no rhythm.
     """
 
     started_s: float
@@ -151,13 +154,31 @@ class Pace:
     stall_limit_s: float
     time_limit_s: float | None
     world_size: int
+    total: int | None = None
     last_step: dict[int, int] = field(default_factory=dict)
     last_news_s: float | None = None
+    tempo: Tempo = field(init=False)
+    _ended_s: dict[int, float] = field(default_factory=dict)
 
-    def saw_step(self, rank: int, step: int, now_s: float) -> None:
-        if step > self.last_step.get(rank, 0):
-            self.last_step[rank] = step
-            self.last_news_s = now_s
+    def __post_init__(self) -> None:
+        self.tempo = Tempo(ceiling_s=self.stall_limit_s)
+
+    def saw_step(self, rank: int, step: int, now_s: float, *, end_s: float | None = None) -> None:
+        """`end_s`: when the step ended by the rank's own clock."""
+        if step <= self.last_step.get(rank, 0):
+            return
+        if end_s is not None:
+            if step == self.last_step.get(rank, 0) + 1 and rank in self._ended_s:
+                self.tempo.saw(step=step, interval_s=end_s - self._ended_s[rank])
+            self._ended_s[rank] = end_s
+        self.last_step[rank] = step
+        self.last_news_s = now_s
+
+    @property
+    def limit_s(self) -> float:
+        """How long no step may come now."""
+        ending = self.total is not None and max(self.last_step.values(), default=0) >= self.total
+        return self.stall_limit_s if ending else self.tempo.limit_s
 
     def overdue(self, now_s: float) -> Stopped | None:
         """Why to stop once a limit is passed, None before."""
@@ -170,8 +191,8 @@ class Pace:
                 return Stopped(
                     "startup_limit", f"no first step within {self.startup_limit_s:g} s; {self.seen()}"
                 )
-        elif now_s - self.last_news_s > self.stall_limit_s:
-            return Stopped("stall", f"no step for {self.stall_limit_s:g} s; {self.seen()}")
+        elif now_s - self.last_news_s > self.limit_s:
+            return Stopped("stall", f"no step for {self.limit_s:.4g} s; {self.seen()}")
         return None
 
     def seen(self) -> str:
@@ -207,7 +228,7 @@ class Onlooker:
                     continue
                 if isinstance(record, Step):
                     self.newest[rank], self.news_s[rank] = record, now_s
-                    self.pace.saw_step(rank, record.step, now_s)
+                    self.pace.saw_step(rank, record.step, now_s, end_s=record.end_s)
                 elif isinstance(record, Answered):
                     self.pace.last_news_s = now_s  # after the last step, the only sign of life
                 elif isinstance(record, End):
@@ -320,6 +341,7 @@ def follow(
         stall_limit_s=cell.limits.stall_s,
         time_limit_s=time_limit_s,
         world_size=cell.world_size,
+        total=cell.job.steps.total,
     )
     eyes = onlooker(cell, pace, events=events, monitors=monitors)
     stopped: Stopped | None = None
@@ -332,6 +354,8 @@ def follow(
             )
         elif launcher.exit_code() is None:
             stopped = pace.overdue(clock())
+            if stopped is not None:
+                launcher.examine()  # what stands still is looked at before it is ended
     launcher.stop()
     eyes.look(clock(), watcher, last=True)
     if launcher.lost is not None:

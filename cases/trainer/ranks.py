@@ -165,6 +165,8 @@ def detach(parent: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     # The terminal sends Ctrl-C to the whole group; the launcher hears it and stops the ranks in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Until the rank can answer where it stands, the question must not end it.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def die_with(parent: int) -> None:

@@ -64,6 +64,7 @@ def started(
             leaves=(f"{cell.job.save}/model.safetensors",)
             if cell.job.save is not None and 0 in launch.ranks
             else (),
+            probe_argv=tuple(cell.probe.argv) if cell.probe is not None else (),
         )
         for launch in cell.launches
     }

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import orchestrator.node
 from orchestrator import docker
 from orchestrator.errors import PreflightError, Problem
+from orchestrator.hung import STACKS
 from orchestrator.plan import Launch
 from orchestrator.remote.remote import Remote, Spawned
 
@@ -37,7 +38,7 @@ class Gone(PreflightError):  # noqa: N818 - what happened, as LinkLost
 class OnNode:
     """`user` is the uid:gid that the container runs as. `unsure`: it was asked for, and the answer has not
     come. `missed` counts the looks that failed. `leaves` are the files that its ranks leave for the next
-    stage.
+    stage; `probe_argv` prints what the vendor's probe sees, empty where it has none.
     """
 
     launch: Launch
@@ -50,6 +51,7 @@ class OnNode:
     unsure: bool = False
     missed: int = 0
     leaves: tuple[str, ...] = ()
+    probe_argv: tuple[str, ...] = ()
     #: A look that was given up may still be at work when the next begins.
     reading: threading.Lock = field(default_factory=threading.Lock)
 
@@ -61,7 +63,7 @@ class OnNode:
             for rank in self.launch.ranks
             for name in ("events.jsonl", "stdout.log", "stderr.log")
         )
-        return ("launcher.log", "status.json", MONITOR, *ranks, *self.leaves)
+        return ("launcher.log", "status.json", MONITOR, STACKS, *ranks, *self.leaves)
 
     @property
     def node_output(self) -> str:
@@ -131,6 +133,11 @@ class OnNode:
         with path.open("r+b" if path.exists() else "xb") as file:
             file.seek(offset)
             file.write(data)
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Beside the copies of its files: what was asked of the node, not what its job wrote."""
+        self.host_output.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.host_output / name).write_bytes(data)
 
     def sizes(self) -> tuple[int, int]:
         """Bytes on the node that are not here yet, and bytes of all files there."""

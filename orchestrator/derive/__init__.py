@@ -11,6 +11,7 @@ from orchestrator.derive.rawfiles import (
     read_bytes,
     read_logs,
     read_monitors,
+    read_stands,
     read_statuses,
     regular_files,
 )
@@ -143,7 +144,8 @@ def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tu
     if (first := logs.get(0)) and first.saved:
         left[cell.cell_id] = first.saved
     before = left.get(cell.handed.cell_id) if cell.handed else None
-    judgement = judge(cell, logs, statuses, seen, lists=lists_of(run, cell), before=before)
+    stands = read_stands(folder, cell)
+    judgement = judge(cell, logs, statuses, seen, lists=lists_of(run, cell), before=before, stands=stands)
     monitors = read_monitors(folder, cell)
     summary = summarize(cell, logs, mem_total_bytes=host.mem_total_bytes, monitors=monitors)
     evaluation: Document = {}
