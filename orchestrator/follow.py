@@ -13,6 +13,7 @@ from orchestrator.parse.records import Answered, End, Fail, Step
 from orchestrator.plan import Cell
 from orchestrator.stall import Tempo
 from orchestrator.verdict import HostSeen
+from orchestrator.verdict.evidence import Sighting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -76,11 +77,13 @@ class Sight:
 class Running(Protocol):
     """What was started and can be waited for: a local launcher, or the containers on nodes.
 
-    `descriptor` becomes readable when it ends; `lost` says why its end cannot be known, or is None.
+    `descriptor` becomes readable when it ends; `lost` says why its end cannot be known, or is None;
+    `started_s` is time.monotonic() when it was started. `examine` keeps where its ranks stand.
     """
 
     descriptor: int
     lost: str | None
+    started_s: float
 
     @property
     def wall_s(self) -> float | None: ...
@@ -219,6 +222,9 @@ class Onlooker:
     ended: set[int] = field(default_factory=set)
     failed: set[int] = field(default_factory=set)
     shown_s: float | None = None
+    #: By rank: (step, when) of the first and the last look that saw one; of a look the newest step.
+    first_seen: dict[int, tuple[int, float]] = field(default_factory=dict)
+    last_seen: dict[int, tuple[int, float]] = field(default_factory=dict)
 
     def look(self, now_s: float, watcher: Watcher, *, last: bool = False) -> None:
         """Reads what is new, and shows it, though not at every look unless it is the `last`."""
@@ -235,11 +241,23 @@ class Onlooker:
                     self.ended.add(rank)
                 elif isinstance(record, Fail):
                     self.failed.add(rank)
+            if rank in self.newest and self.news_s[rank] == now_s:
+                self.last_seen[rank] = self.newest[rank].step, now_s
+                self.first_seen.setdefault(rank, self.last_seen[rank])
         if last or self.shown_s is None or now_s - self.shown_s >= SHOW_S:
             self.shown_s = now_s
             for gauge in self.gauges.values():
                 gauge.look()
             watcher(self._sight(now_s))
+
+    def sighted(self, started_s: float) -> tuple[Sighting, ...]:
+        """What the host's own clock says of the steps; `started_s` is when the launcher was started."""
+        looks = {
+            (rank, *look): Sighting(rank=rank, step=look[0], after_s=round(look[1] - started_s, 6))
+            for looks in (self.first_seen, self.last_seen)
+            for rank, look in looks.items()
+        }
+        return tuple(looks[key] for key in sorted(looks))
 
     def _sight(self, now_s: float) -> Sight:
         steps = list(self.newest.values())
@@ -367,4 +385,5 @@ def follow(
         launcher_wall_s=launcher.wall_s,
         stopped=stopped.why if stopped else None,
         detail=stopped.detail if stopped else "",
+        sighted=eyes.sighted(launcher.started_s),
     )

@@ -27,12 +27,24 @@ STOPS = ("stall", "startup_limit", "time_limit", "node_lost")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """The host read the record of `step` of a rank `after_s` seconds after it had started the launcher, by
+    its own clock: by then it had been written.
+    """
+
+    rank: int
+    step: int
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostSeen:
     """How the host saw one cell end.
 
     `launcher_exit` is the worst exit code of the cell's launchers (128 + n for signal n), None when none
     was seen. `launcher_wall_s` is the life of the launcher process in seconds of the host's clock.
     `stopped` says why the host ended the cell: None, one of STOPS, or `signal:SIGINT` and the like.
+    `sighted` has the first and the last look at which each rank's steps were seen.
     """
 
     started: bool
@@ -41,6 +53,7 @@ class HostSeen:
     launcher_wall_s: float | None
     stopped: str | None
     detail: str
+    sighted: tuple[Sighting, ...] = ()
 
     def __post_init__(self) -> None:
         if self.stopped is not None and self.stopped not in STOPS and self.stop_signal is None:
@@ -74,6 +87,13 @@ def host_seen(fields: Fields) -> HostSeen:
         launcher_wall_s=fields.optional_number("launcher_wall_s"),
         stopped=fields.optional_text("stopped"),
         detail=fields.text("detail"),
+        sighted=tuple(_sighting(one) for one in fields.objects("sighted")) if "sighted" in fields else (),
+    )
+
+
+def _sighting(fields: Fields) -> Sighting:
+    return Sighting(
+        rank=fields.integer("rank"), step=fields.integer("step"), after_s=fields.number("after_s")
     )
 
 
