@@ -346,6 +346,12 @@ def kill_argv(container: str) -> tuple[str, ...]:
     return (DOCKER, "container", "kill", _object(container))
 
 
+def signal_argv(container: str, signal: str) -> tuple[str, ...]:
+    """Sends a signal to process 1 of a container, which hands it on to the launcher."""
+    _refuse(None if signal.isalnum() else f"signal {signal!r}")
+    return (DOCKER, "container", "kill", f"--signal={signal}", _object(container))
+
+
 def remove_argv(container: str) -> tuple[str, ...]:
     """Removes it with its anonymous volumes, running or not."""
     return (DOCKER, "container", "rm", "--force", "--volumes", _object(container))

@@ -7,11 +7,12 @@ import select
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import PreflightError, Problem
+from orchestrator.hung import DMESG, LOOK_LIMIT_S, STACKS, kernel_words
 from orchestrator.results.storage import make_folder, storage_problem
 
 if TYPE_CHECKING:
@@ -31,9 +32,12 @@ FOREIGN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK",
 class Launcher:
     """One running launcher on this machine. `descriptor` becomes readable when it ends."""
 
-    def __init__(self, process: subprocess.Popen[bytes], insisted: Callable[[], bool]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], *, output: Path, insisted: Callable[[], bool]
+    ) -> None:
         self._insisted = insisted
         self._process = process
+        self._output = output
         self.started_s = time.monotonic()
         self.ended_s: float | None = None
         self.lost: str | None = None  # a process of this machine cannot be
@@ -54,6 +58,27 @@ class Launcher:
     def record(self) -> dict[str, Any]:
         """Of containers there are none."""
         return {}
+
+    def examine(self) -> None:
+        """Keeps where the ranks stand, while they still do, and what the kernel said last. Whatever fails in
+        it changes nothing.
+        """
+        if self.exit_code() is not None:
+            return
+        self._process.send_signal(signal.SIGUSR1)
+        with suppress(OSError, subprocess.TimeoutExpired):
+            said = subprocess.run(
+                ("dmesg",),  # noqa: S607 - where it is differs, and without it nothing is lost
+                check=False,
+                capture_output=True,
+                timeout=10,
+                stdin=subprocess.DEVNULL,
+            )
+            (self._output / DMESG).write_bytes(kernel_words(said.stdout + said.stderr))
+        deadline = time.monotonic() + LOOK_LIMIT_S
+        while time.monotonic() < deadline and not (self._output / STACKS).exists():
+            if select.select([self.descriptor], [], [], 0.05)[0]:
+                return
 
     def stop(self) -> None:
         """Ends the launcher and all it started: a word first, then force. Returns when none of it is left."""
@@ -139,7 +164,7 @@ def launched(
                     message=f"{launch.node}: {launch.argv[0]} cannot be started: {error.strerror}",
                 )
             ) from error
-    launcher = Launcher(process, insisted)
+    launcher = Launcher(process, output=output, insisted=insisted)
     try:
         yield launcher
     finally:

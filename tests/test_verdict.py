@@ -469,7 +469,7 @@ def test_a_hung_cell_says_which_rank_had_come_how_far() -> None:
     judgement = made.judge()
     assert judgement.verdict is Verdict.FAILED
     assert judgement.reasons[:4] == (
-        "hung: no step for 60 s",
+        "hung: rank 1 did not arrive: last step 4, others 5; no step for 60 s",
         "last step 4: rank 1",
         "last step 5: ranks 0, 2, 3",
         "stopped by the launcher as a consequence: ranks 0-3",

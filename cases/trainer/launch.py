@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import events
 import job as jobs
+import stacks
 from lease import Lease
 from ranks import End, ForkedRanks, LaunchError, Place
 from status import NodeStatus, RankStatus, signal_name
@@ -26,6 +27,8 @@ from torchrun import TorchrunRanks
 EXIT_FAILED = 1
 EXIT_TOLD_TO_STOP = 75
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: Makes the launcher write down where its ranks stand.
+ASK_SIGNAL = signal.SIGUSR1
 
 
 def main() -> int:
@@ -154,9 +157,11 @@ class Inbox:
             os.set_blocking(fd, False)
         # Python writes the signal's number into the pipe; the handlers have nothing left to do.
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in (*STOP_SIGNALS, signal.SIGCHLD):
+        for number in (*STOP_SIGNALS, ASK_SIGNAL, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         self._host_fd: Optional[int] = 0
+        #: Whether somebody wants to know where the ranks stand; for whoever sees to it to take back.
+        self.asked = False
 
     def wait(self, deadline_s: Optional[float], fd: Optional[int]) -> Optional[str]:
         """Sleeps until something happens or the deadline has come. The reason to stop, if there is one, as
@@ -166,7 +171,9 @@ class Inbox:
         timeout = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
         ready, _, _ = select.select(fds, [], [], timeout)
         if self._read in ready:
-            for number in os.read(self._read, 4096):
+            numbers = os.read(self._read, 4096)
+            self.asked = self.asked or ASK_SIGNAL in numbers
+            for number in numbers:
                 if number in STOP_SIGNALS:
                     return "signal:{}".format(signal_name(number))
         if self._host_fd in ready and self._host_gone():
@@ -228,6 +235,9 @@ class Watch:
             self._note(*ranks.news())
             if all(rank.ended_s is not None for rank in self._status.ranks):
                 break
+            if self._inbox.asked:
+                self._inbox.asked = False
+                self._look()
             self._act(ranks, reason)
             reason = self._inbox.wait(self._deadline_s(), ranks.fd)
             if reason is None and self._sent is None:
@@ -236,6 +246,19 @@ class Watch:
 
     def _lost(self) -> Optional[str]:
         return "lost" if self._lease is not None and self._lease.lapsed() else None
+
+    def _look(self) -> None:
+        """Where the ranks stand, into stacks.json; whatever goes wrong, the ranks are watched on."""
+        alive = {rank.rank: rank.pid for rank in self._status.ranks if rank.ended_s is None}
+        self._say("looking where the ranks stand")
+        try:
+            stacks.write(
+                self._places[0].output,
+                self._status.nonce,
+                [(place.rank, alive.get(place.rank), place.directory) for place in self._places],
+            )
+        except OSError as error:
+            self._say("where the ranks stand could not be written: {}".format(error))
 
     def _note(self, started: List[Tuple[int, int]], ended: List[End]) -> None:
         for local_rank, pid in started:

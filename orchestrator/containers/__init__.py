@@ -76,6 +76,7 @@ def started(
             else (),
             lease=leases.get(launch.node),
             drops_before=pool[launch.node].drops,
+            probe_argv=tuple(cell.probe.argv) if cell.probe is not None else (),
         )
         for launch in cell.launches
     }

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import docker, failpoints
+from orchestrator.containers.examining import examine
 from orchestrator.containers.onnode import COMMAND_LIMIT_S, MONITOR_END_S, Gone, OnNode, said
 from orchestrator.errors import Nx8Error
 from orchestrator.remote.patience import pauses
@@ -73,6 +74,10 @@ class Containers:
     def record(self) -> dict[str, Any]:
         """By node, for host.json."""
         return {name: node.record() for name, node in self._nodes.items()}
+
+    def examine(self) -> None:
+        """Keeps where the ranks stand, while they still do."""
+        examine(self._nodes.values(), self._pool)
 
     def stop(self) -> None:
         """Ends the containers on all nodes at once, brings their files home, and returns."""

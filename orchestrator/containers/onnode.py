@@ -16,6 +16,7 @@ import orchestrator.node
 from orchestrator import docker
 from orchestrator.containers.ending import ending
 from orchestrator.errors import Nx8Error, PreflightError, Problem
+from orchestrator.hung import STACKS
 from orchestrator.lease import LOCK, Lease
 from orchestrator.plan import Launch
 from orchestrator.remote.remote import Remote, Spawned
@@ -41,7 +42,7 @@ class Gone(PreflightError):  # noqa: N818 - what happened, as LinkLost
 class OnNode:
     """`user` is the uid:gid that the container runs as. `unsure`: it was asked for, and the answer has not
     come. `missed` counts the looks that failed. `leaves` are the files that its ranks leave for the next
-    stage.
+    stage; `probe_argv` prints what the vendor's probe sees, empty where it has none.
     """
 
     launch: Launch
@@ -59,6 +60,7 @@ class OnNode:
     adopted: bool = False
     brought_bytes: int = 0
     drops_before: int = 0
+    probe_argv: tuple[str, ...] = ()
     #: A look that was given up may still be at work when the next begins.
     reading: threading.Lock = field(default_factory=threading.Lock)
 
@@ -70,7 +72,7 @@ class OnNode:
             for rank in self.launch.ranks
             for name in ("events.jsonl", "stdout.log", "stderr.log")
         )
-        return ("launcher.log", "status.json", MONITOR, *ranks, *self.leaves)
+        return ("launcher.log", "status.json", MONITOR, STACKS, *ranks, *self.leaves)
 
     @property
     def node_output(self) -> str:
@@ -171,6 +173,11 @@ class OnNode:
         with path.open("r+b" if path.exists() else "xb") as file:
             file.seek(offset)
             file.write(data)
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Beside the copies of its files: what was asked of the node, not what its job wrote."""
+        self.host_output.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.host_output / name).write_bytes(data)
 
     def sizes(self) -> tuple[int, int]:
         """Bytes on the node that are not here yet, and bytes of all files there."""

@@ -11,11 +11,13 @@ from orchestrator.derive.rawfiles import (
     read_bytes,
     read_logs,
     read_monitors,
+    read_stands,
     read_statuses,
     regular_files,
 )
 from orchestrator.errors import WORST_FIRST, ConfigError, Exit, Problem, worst
 from orchestrator.metrics import summarize
+from orchestrator.metrics.stragglers import stragglers
 from orchestrator.parse import PARSER_VERSION
 from orchestrator.parse.strict import Fields, Misread, strict_object
 from orchestrator.parse.visible import visible, visible_lines
@@ -143,7 +145,8 @@ def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tu
     if (first := logs.get(0)) and first.saved:
         left[cell.cell_id] = first.saved
     before = left.get(cell.handed.cell_id) if cell.handed else None
-    judgement = judge(cell, logs, statuses, seen, lists=lists_of(run, cell), before=before)
+    stands = read_stands(folder, cell)
+    judgement = judge(cell, logs, statuses, seen, lists=lists_of(run, cell), before=before, stands=stands)
     monitors = read_monitors(folder, cell)
     summary = summarize(cell, logs, mem_total_bytes=host.mem_total_bytes, monitors=monitors)
     evaluation: Document = {}
@@ -159,13 +162,27 @@ def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tu
         **_judged(judgement),
         "metrics": _metrics(summary),
         **({"evaluation": evaluation} if judgement.verdict is Verdict.MEASURED and evaluation else {}),
+        **_degraded(cell, logs, judgement.verdict),
         # Left out rather than null: results of plans that had none stay the same bytes.
         **({"document": asdict(cell.document)} if cell.document else {}),
-        "host_seen": asdict(seen),
+        "host_seen": _seen(seen),
         "ranks": _ranks(cell, logs),
         "files": [described(path, folder.path) for path in regular_files(folder.path)],
     }
     return document, exit_code(judgement.verdict, seen)
+
+
+def _degraded(cell: Cell, logs: Mapping[int, RankLog], verdict: Verdict) -> Document:
+    """Who was slow, of a cell that was measured all the same; nothing where nobody was."""
+    slow = stragglers(cell, logs) if verdict is Verdict.MEASURED else ()
+    return {"degraded": [asdict(one) for one in slow]} if slow else {}
+
+
+def _seen(seen: HostSeen) -> Document:
+    document: Document = asdict(seen)
+    if not seen.sighted:
+        document.pop("sighted")
+    return document
 
 
 def _identity(cell: Cell) -> Document:

@@ -119,7 +119,8 @@ class Fields:
 
     def objects(self, key: str) -> tuple[Fields, ...]:
         value = self._present(key)
-        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        # A tuple is what a list was before it was ever written.
+        if not isinstance(value, list | tuple) or not all(isinstance(item, dict) for item in value):
             raise Misread(f"{key} is {_kind(value)}, not a list of objects")
         return tuple(Fields(item) for item in value)
 

@@ -60,6 +60,10 @@ class NodeFolder:
         return self.path / "monitor.jsonl"
 
     @property
+    def stacks(self) -> Path:
+        return self.path / "stacks.json"
+
+    @property
     def launcher_log(self) -> Path:
         return self.path / "launcher.log"
 

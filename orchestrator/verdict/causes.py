@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.parse.visible import ranks_text, visible
+from orchestrator.verdict.blame import blame, stood
 
 if TYPE_CHECKING:
     from orchestrator.parse.events import RankLog
     from orchestrator.parse.status import RankStatus
+    from orchestrator.verdict.blame import Blame
     from orchestrator.verdict.evidence import Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """`reasons`: the cause first. `rank`: the rank that failed first of itself, None when the host ended a
-    cell whose ranks were all alive. `traceback`: that rank's own, as it wrote it; escape it where it is
-    shown.
+    cell whose ranks were all alive and none could be blamed. `traceback`: that rank's own, as it wrote it, or
+    where it stood; escape it where it is shown.
     """
 
     reasons: tuple[str, ...]
@@ -54,7 +56,8 @@ def failure(evidence: Evidence) -> Failure | None:
     falls = sorted(
         _falls(evidence), key=lambda fall: (not fall.early_exit, fall.lost_peer, fall.after_s, fall.rank)
     )
-    stop = _stop(evidence)
+    found = _blamed(evidence)
+    stop = _stop(evidence, found)
     silent = [rank for rank in evidence.ranks if not _has_lines(evidence, rank)]
     launchers = _launchers(evidence)
     if not (falls or stop or silent or launchers):
@@ -71,6 +74,9 @@ def failure(evidence: Evidence) -> Failure | None:
         *launchers,
     ]
     rank = falls[0].rank if falls and not evidence.host.stop_signal else None
+    if rank is None and found is not None:
+        stand = evidence.stands.get(found.rank)
+        return Failure(reasons=tuple(reasons), rank=found.rank, traceback=stood(stand) if stand else None)
     fail = log.fail if rank is not None and (log := evidence.logs.get(rank)) else None
     return Failure(reasons=tuple(reasons), rank=rank, traceback=fail.traceback if fail else None)
 
@@ -138,7 +144,22 @@ def _after_s(evidence: Evidence, rank: int) -> float:
     return status.ended_s - node.started_s
 
 
-def _stop(evidence: Evidence) -> list[str]:
+def _blamed(evidence: Evidence) -> Blame | None:
+    """Whom the others wait for, where the cell hung."""
+    if evidence.host.stopped not in ("stall", "startup_limit"):
+        return None
+    return blame(evidence.stands, {rank: _reached(evidence, rank) for rank in evidence.ranks})
+
+
+def _reached(evidence: Evidence, rank: int) -> int:
+    """The last step of a rank; 0 before the first, -1 when it was not ready."""
+    log = evidence.logs.get(rank)
+    if log is None or not log.num_records:
+        return -1
+    return log.last_step if log.last_step is not None else 0 if log.ready else -1
+
+
+def _stop(evidence: Evidence, found: Blame | None) -> list[str]:
     host, limits = evidence.host, evidence.cell.limits
     if host.stopped is None:
         return []
@@ -150,7 +171,8 @@ def _stop(evidence: Evidence) -> list[str]:
     }
     signal = host.stopped.removeprefix("signal:")
     label, text = words.get(host.stopped, ("stopped", f"stopped by {signal}"))
-    return [f"{label}: {visible(host.detail) or text}"]
+    said = visible(host.detail) or text
+    return [f"{label}: {found.text}; {said}" if found else f"{label}: {said}"]
 
 
 def _progress(evidence: Evidence) -> list[str]:
@@ -158,9 +180,8 @@ def _progress(evidence: Evidence) -> list[str]:
     groups: dict[int, list[int]] = defaultdict(list)
     for rank in evidence.ranks:
         log = evidence.logs.get(rank)
-        if log is None or not log.num_records:
-            continue
-        groups[log.last_step if log.last_step is not None else 0 if log.ready else -1].append(rank)
+        if log is not None and log.num_records:
+            groups[_reached(evidence, rank)].append(rank)
     words = {-1: "not ready", 0: "ready, no step yet"}
     return [f"{words.get(step, f'last step {step}')}: {ranks_text(groups[step])}" for step in sorted(groups)]
 

@@ -194,7 +194,7 @@ def test_other_data_than_planned_are_refused(bench):
 def test_a_rank_tells_where_it_hangs(bench, tools):
     running = bench.start(endless(bench))
     os.kill(pids(running)[0], signal.SIGUSR1)
-    stderr = running.output / "rank0" / "stderr.log"
-    tools.until(lambda: "train.py" in stderr.read_text(), "stack in stderr.log")
+    told = running.output / "rank0" / "stacks.log"
+    tools.until(lambda: "train.py" in told.read_text(), "stack in stacks.log")
     running.process.stdin.close()
     assert running.wait().code == 75
