@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator import data, docker, failpoints, multimodal, weights
-from orchestrator import facts as local_facts
 from orchestrator.cluster import Cluster
 from orchestrator.containers import monitor_limit_s, started
 from orchestrator.containers.clearing import Left, swept
@@ -19,6 +18,7 @@ from orchestrator.containers.onnode import said
 from orchestrator.errors import BusyError, ConfigError, Nx8Error, PreflightError, Problem
 from orchestrator.hosts import known_hosts_file
 from orchestrator.images import Provider
+from orchestrator.journal import moment_s
 from orchestrator.lease import GRACE_S, LOCK, Lease
 from orchestrator.load import load
 from orchestrator.multimodal.preparedset import IMAGE_FOLDER, IMAGE_LIST, MANIFEST
@@ -194,7 +194,6 @@ class Fleet:
         if begun is None:
             self.tell("cell", cell=cell.cell_id, containers=[str(one.container) for one in cell.launches])
             failpoints.passed("cell.begun")
-        same_boot = begun is not None and begun["boot_id"] == local_facts.boot_id()
         with started(
             self.pool,
             cell,
@@ -204,7 +203,7 @@ class Fleet:
             monitor_limit_s=monitor_limit_s(cell, time_limit_s=self._time_limit_s),
             leases=self._leases,
             insisted=self._signals.insisted,
-            begun_s=float(begun["monotonic_s"]) if begun is not None and same_boot else None,
+            begun_s=None if begun is None else moment_s(begun),
         ) as containers:
             self.tell("started", cell=cell.cell_id)
             try:

@@ -86,6 +86,11 @@ class Running(Protocol):
     started_s: float
 
     @property
+    def odd_end(self) -> str | None:
+        """What ended it that was neither its ranks nor their launcher; None where nothing did."""
+        ...
+
+    @property
     def wall_s(self) -> float | None: ...
     def exit_code(self) -> int | None: ...
     def examine(self) -> None: ...
@@ -379,6 +384,8 @@ def follow(
     eyes.look(clock(), watcher, last=True)
     if launcher.lost is not None:
         stopped = stopped or Stopped("node_lost", launcher.lost)
+    elif launcher.odd_end is not None:
+        stopped = stopped or Stopped("container", launcher.odd_end)
     return HostSeen(
         started=True,
         not_run_reason=None,

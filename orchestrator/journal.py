@@ -148,6 +148,14 @@ class Past:
         )
 
 
+def moment_s(entry: Mapping[str, Any]) -> float:
+    """When an entry was made, on this boot's monotonic clock; of another boot by the wall clock."""
+    if entry["boot_id"] == facts.boot_id():
+        return float(entry["monotonic_s"])
+    age = datetime.now(UTC) - datetime.fromisoformat(entry["utc"])
+    return time.monotonic() - age.total_seconds()
+
+
 def controller(path: Path) -> Controller | None:
     """Who follows the run of this journal, or did last."""
     entries = [one for one in read(path) if one["event"] == "controller"]

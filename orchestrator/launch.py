@@ -44,6 +44,10 @@ class Launcher:
         self.descriptor = os.pidfd_open(process.pid)
 
     @property
+    def odd_end(self) -> None:
+        return None
+
+    @property
     def wall_s(self) -> float | None:
         """Life of the launcher process, seconds; null while it lives."""
         return None if self.ended_s is None else self.ended_s - self.started_s

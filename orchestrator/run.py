@@ -18,6 +18,7 @@ from orchestrator.errors import Nx8Error, PreflightError, Problem, Stopped
 from orchestrator.follow import follow
 from orchestrator.journal import Journal, Past
 from orchestrator.launch import launched
+from orchestrator.parse.strict import Fields
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
 from orchestrator.planner import Options, Sources, plan
@@ -28,6 +29,7 @@ from orchestrator.signals import Signals
 from orchestrator.sources import kept, prepared
 from orchestrator.ui import View
 from orchestrator.verdict import HostSeen
+from orchestrator.verdict.evidence import host_seen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -361,7 +363,7 @@ def executed(going: Going) -> dict[str, HostSeen]:
         left = None if planned.time_limit_s is None else planned.time_limit_s - (time.monotonic() - began)
         if cell.cell_id in past.ended:
             entry = past.ended[cell.cell_id]
-            seen[cell.cell_id] = HostSeen(**entry["seen"])
+            seen[cell.cell_id] = host_seen(Fields(entry["seen"]))
             going.runner.recall(cell.cell_id, entry["containers"])
         elif signals.caught is not None and cell.cell_id not in past.begun:
             seen[cell.cell_id] = not_run(f"the run was stopped by {signals.caught.name}")

@@ -14,6 +14,8 @@ Kind = Literal[
 ]
 
 SIGKILLED = 137
+#: Neither the ranks nor their launcher decided these.
+ODD_ENDS = frozenset(("out_of_memory", "oom_inside", "killed"))
 
 
 class Ending(TypedDict):

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import docker, failpoints
+from orchestrator.containers.ending import ODD_ENDS
 from orchestrator.containers.examining import examine
 from orchestrator.containers.onnode import COMMAND_LIMIT_S, MONITOR_END_S, Gone, OnNode, said
 from orchestrator.errors import Nx8Error
@@ -62,6 +63,12 @@ class Containers:
         self.descriptor, self._bell = os.pipe2(os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._follow, name="nx8-follow", daemon=True)
         self._thread.start()
+
+    @property
+    def odd_end(self) -> str | None:
+        """What ended a container from outside, or a process in it unseen: the first that is told."""
+        found = ((name, node.ending()) for name, node in self._nodes.items())
+        return next((f"{name}: {end['text']}" for name, end in found if end["kind"] in ODD_ENDS), None)
 
     @property
     def wall_s(self) -> float | None:

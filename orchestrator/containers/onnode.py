@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orchestrator.node
 from orchestrator import docker
-from orchestrator.containers.ending import ending
+from orchestrator.containers.ending import Ending, ending
 from orchestrator.errors import Nx8Error, PreflightError, Problem
 from orchestrator.hung import STACKS
 from orchestrator.lease import LOCK, Lease
@@ -102,14 +102,15 @@ class OnNode:
             "missed_looks": self.missed,
             "link_drops": self.remote.drops - self.drops_before,
             "brought_bytes": self.brought_bytes,
-            "ending": ending(state, self._status()),
+            "ending": self.ending(),
         }
 
-    def _status(self) -> bytes | None:
+    def ending(self) -> Ending:
         try:
-            return (self.host_output / "status.json").read_bytes()
+            status = (self.host_output / "status.json").read_bytes()
         except OSError:
-            return None
+            status = None
+        return ending(self.state, status)
 
     def lost(self) -> str | None:
         """Why our hold on this node is gone, or None."""

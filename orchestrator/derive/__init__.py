@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.derive.kept import evaluated, lists_of
 from orchestrator.derive.rawfiles import (
@@ -112,6 +112,16 @@ class _Host:
         except Misread:
             return None
 
+    def containers(self, cell_id: str) -> dict[str, dict[str, Any]]:
+        """By node what the host wrote of its container; empty where it wrote nothing of that kind."""
+        found = self._fields.value("containers")
+        cell = found.get(cell_id) if isinstance(found, dict) else None
+        return (
+            {name: one for name, one in cell.items() if isinstance(one, dict)}
+            if isinstance(cell, dict)
+            else {}
+        )
+
     def seen(self, cell_id: str) -> HostSeen:
         """Raises ConfigError (E706) for an entry that no run writes."""
         cells = self._fields.inner("cells")
@@ -166,6 +176,7 @@ def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tu
         # Left out rather than null: results of plans that had none stay the same bytes.
         **({"document": asdict(cell.document)} if cell.document else {}),
         "host_seen": _seen(seen),
+        **_containers(host, cell.cell_id),
         "ranks": _ranks(cell, logs),
         "files": [described(path, folder.path) for path in regular_files(folder.path)],
     }
@@ -176,6 +187,16 @@ def _degraded(cell: Cell, logs: Mapping[int, RankLog], verdict: Verdict) -> Docu
     """Who was slow, of a cell that was measured all the same; nothing where nobody was."""
     slow = stragglers(cell, logs) if verdict is Verdict.MEASURED else ()
     return {"degraded": [asdict(one) for one in slow]} if slow else {}
+
+
+def _containers(host: _Host, cell_id: str) -> Document:
+    """How often the links to the cell's nodes had to be made anew, and how its containers ended; nothing
+    where it had none, or an older run did not write it down.
+    """
+    found = host.containers(cell_id)
+    drops = [one["link_drops"] for one in found.values() if isinstance(one.get("link_drops"), int)]
+    ends = {name: one["ending"] for name, one in found.items() if isinstance(one.get("ending"), dict)}
+    return {"link_drops": sum(drops), "endings": ends} if drops else {}
 
 
 def _seen(seen: HostSeen) -> Document:

@@ -160,6 +160,14 @@ class Slow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a container came to its end, by docker's word and its launcher's together."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostSeen:
     started: bool
     not_run_reason: str | None
@@ -232,6 +240,8 @@ class Cell:
     files: list[File]
     rehearsal: str | None = None
     degraded: list[Slow] | None = None
+    link_drops: int | None = None
+    endings: dict[str, Ending] | None = None
     document: Words | None = None
 
 

@@ -168,6 +168,7 @@ def _stop(evidence: Evidence, found: Blame | None) -> list[str]:
         "startup_limit": ("start-up limit", f"not every rank was under way after {limits.startup_s:g} s"),
         "time_limit": ("time limit", "the run's time limit was used up"),
         "node_lost": ("lost", "what became of the ranks is not known"),
+        "container": ("container", "a container did not end by itself"),
     }
     signal = host.stopped.removeprefix("signal:")
     label, text = words.get(host.stopped, ("stopped", f"stopped by {signal}"))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.parse.strict import Fields
 
 #: Why the host itself stopped a cell, besides "signal:<NAME>".
-STOPS = ("stall", "startup_limit", "time_limit", "node_lost")
+STOPS = ("stall", "startup_limit", "time_limit", "node_lost", "container")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
