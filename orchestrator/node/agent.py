@@ -24,6 +24,9 @@ except ImportError:
 VERSION = 1
 MARKER = ".nx8-root"
 BLOCK = 1 << 18
+#: Without a request for so long it ends: where the link was cut, sshd may not hear for hours that nobody is
+#: there any more. The host uses none that rested for half of it.
+IDLE_S = 30.0
 
 LATER = []
 
@@ -490,6 +493,8 @@ def main(later=b""):
     try:
         write_all(1, b"\nnx8-agent %d\n" % VERSION)
         while True:
+            if not inlet.buffer and not select.select([0], [], [], IDLE_S)[0]:
+                return
             request = loads(inlet.line().decode("ascii"))
             answer, parts = answer_to(request, Body(inlet, request.get("payload")))
             answer["id"] = request["id"]

@@ -22,6 +22,8 @@ OWNER, LEASE, ENDING = b"owner.json", b"lease", b"ending"
 KEEPER, KEEPER_PID = b"keeper.py", b"keeper.pid"
 #: How long a keeper that is told to go may take.
 KEEPER_END_S = 5.0
+#: Looks at a lock that changes hands while we ask for it.
+TRIES = 5
 
 
 def as_bytes(text):
@@ -121,13 +123,13 @@ class Held:
     it is gone, or became another one while we waited.
     """
 
-    def __init__(self, path, wait=True):
-        self.path, self.wait, self.fd = path, wait, None
+    def __init__(self, path):
+        self.path, self.fd = path, None
 
     def __enter__(self):
         try:
             self.fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-            fcntl.flock(self.fd, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
+            fcntl.flock(self.fd, fcntl.LOCK_EX)
             return os.fstat(self.fd).st_ino == os.stat(self.path).st_ino
         except OSError:
             return False
@@ -149,17 +151,22 @@ def cleared_away(path):
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def take_over(path):
-    """Removes a lock whose lease has expired and that nobody looks after; the state it was in, or None."""
-    with Held(path, wait=False) as there:
+def take_over(path, owner, source):
+    """Makes a lock ours whose lease has expired and that nobody looks after; whose it was, or None. In its
+    own place: a moment without a lock would be another's chance, who would not know what to clear away.
+    """
+    with Held(path) as there:
         state = state_of(path) if there else None
         if state is None or not state["expired"] or state["keeper"]:
             return None
         try:
-            cleared_away(path)
+            filled(path, owner, source)
         except OSError:
-            return None  # another account's: it alone may remove it
-        return state
+            return None  # another account's: it alone may do that
+        for name in (ENDING, KEEPER_PID):
+            if os.path.exists(os.path.join(path, name)):
+                os.unlink(os.path.join(path, name))
+        return state["owner"]
 
 
 def do_lock(request, body):
@@ -168,22 +175,31 @@ def do_lock(request, body):
     """
     source = b"".join(body)
     path, owner = as_bytes(request["path"]), request["owner"]
-    over = None
-    for _ in range(2):
-        found = state_of(path)
-        if found is not None and same(owner, found["owner"]) and not found["expired"]:
-            # Asked again, because the answer was lost or its controller was.
-            watched(path)
-            return {"won": True, "owner": owner, "over": None}, ()
-        if found is None and made(path, owner, source):
+    won, over, found = False, None, None
+    for _ in range(TRIES):
+        with Held(path):
+            found = state_of(path)  # not in the middle of changing hands
+        if found is None:
+            won = made(path, owner, source)
+        elif same(owner, found["owner"]) and not found["expired"]:
+            won = True  # asked again, because the answer was lost or its controller was
+        elif found["expired"] and not found["keeper"]:
+            over = take_over(path, owner, source)
+            won = over is not None
+        else:
+            break
+        if won:
             watched(path)
             return {"won": True, "owner": owner, "over": over}, ()
-        found = state_of(path)
-        over = take_over(path)
-        if over is None:
-            break
-        over = over["owner"]
     return {"won": False, "owner": (found or {}).get("owner"), "state": found}, ()
+
+
+def filled(path, owner, source):
+    """Lease first: an owner without one would never expire."""
+    count(path, 0)
+    if source:
+        put(os.path.join(path, KEEPER), source)
+    put(os.path.join(path, OWNER), owner)
 
 
 def made(path, owner, source):
@@ -191,10 +207,7 @@ def made(path, owner, source):
     os.mkdir(beside, 0o755)
     try:
         os.chmod(beside, 0o755)  # noqa: S103 - read by any account, whatever the umask of this one
-        put(os.path.join(beside, OWNER), owner)
-        count(beside, 0)
-        if source:
-            put(os.path.join(beside, KEEPER), source)
+        filled(beside, owner, source)
         fd = os.open(beside, os.O_RDONLY | os.O_DIRECTORY)
         os.fsync(fd)
         os.close(fd)

@@ -159,7 +159,7 @@ class Remote:
         with self.slots:
             with self.lock:
                 while self.idle and not self.idle[-1].alive:
-                    self.idle.pop()
+                    self.idle.pop().close()
                 agent = self.idle.pop() if self.idle else None
             if agent is None:
                 self.connect()
@@ -181,6 +181,7 @@ class Remote:
                 raise
             finally:
                 if sound:
+                    agent.used_s = time.monotonic()
                     with self.lock:
                         self.idle.append(agent)
                 else:

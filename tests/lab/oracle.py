@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LIMIT_S = 60.0
-#: How long the last processes of a run may take to go after its controller has.
-SETTLE_S = 30.0
+#: How long the last processes of a run may take to go: agents behind a link that was cut, IDLE_S.
+SETTLE_S = 60.0
 
 LOOK = """\
 import hashlib, json, os, subprocess
