@@ -23,6 +23,7 @@ VERBS = {
     "parse": "Recompute a stored run and compare, or read figures from any training log.",
     "compare": "Put runs and published rows side by side.",
     "published": "Import, check and show results that others published.",
+    "bundle": "Pack a run into one file for support, secrets masked.",
     "list": "List cases, vendors, clusters or runs.",
     "data": "Prepare and check token files.",
     "vendors": "Check and render the vendors' folders.",
