@@ -21,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt $(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test test-full lint type format golden perf fuzz clean
+.PHONY: help bench test test-full lint type format golden docs man perf fuzz false-green clean
 .SUFFIXES:
 
 help: ## list the targets
@@ -56,6 +56,13 @@ golden: $(VENV)/.dev ## rewrite golden texts and JSON Schemas; read the diff bef
 	$(BIN)/python -m orchestrator.schemas
 	NX8_GOLDEN=1 $(BIN)/pytest -q -m "not slow and not trainer" tests
 
+docs: $(VENV)/.dev ## make docs/errors*.md and docs/cli.md, hold the other pages against the code, run what they show
+	@$(BIN)/python -m tools.docs
+	@$(BIN)/python -m tools.docs.walk
+
+man: $(VENV)/.dev ## man pages of every verb: man -l build/man/nx8-run.1
+	@$(BIN)/python -m tools.docs --man build/man
+
 perf: $(VENV)/.perf ## our trainer beside Hugging Face's, our fan-out beside pdsh, our parser beside json: paired
 	$(BIN)/python tests/perf/trainer_vs_hf.py --ranks 2 8 --modes ddp zero2 zero3 $(ARGS)
 	$(BIN)/python -m tests.perf.fanout
@@ -65,6 +72,9 @@ perf: $(VENV)/.perf ## our trainer beside Hugging Face's, our fan-out beside pds
 fuzz: $(VENV)/.dev ## a million inputs for everything that reads what others wrote
 	$(BIN)/python -m tests.fuzz.readers -runs=1000000 -max_len=300 -timeout=60
 	NX8_FUZZ_EXAMPLES=20000 $(BIN)/pytest -q --timeout 0 tests/test_dialects.py -k "no_bytes or nearly"
+
+false-green: $(VENV)/.dev ## more than a hundred faults against real runs: none may be MEASURED; 20 undisturbed runs: all are
+	$(BIN)/python -m tests.false_green $(ARGS)
 
 clean: ## remove what make and nx8 made here, except runs
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

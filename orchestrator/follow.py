@@ -78,7 +78,8 @@ class Running(Protocol):
     """What was started and can be waited for: a local launcher, or the containers on nodes.
 
     `descriptor` becomes readable when it ends; `lost` says why its end cannot be known, or is None;
-    `started_s` is time.monotonic() when it was started. `examine` keeps where its ranks stand.
+    `started_s` is time.monotonic() when it was started, `oom_killed` the nodes of which docker says so.
+    `examine` keeps where its ranks stand.
     """
 
     descriptor: int
@@ -92,6 +93,8 @@ class Running(Protocol):
 
     @property
     def wall_s(self) -> float | None: ...
+    @property
+    def oom_killed(self) -> tuple[str, ...]: ...
     def exit_code(self) -> int | None: ...
     def examine(self) -> None: ...
     def stop(self) -> None: ...
@@ -394,4 +397,5 @@ def follow(
         stopped=stopped.why if stopped else None,
         detail=stopped.detail if stopped else "",
         sighted=eyes.sighted(launcher.started_s),
+        oom_killed=launcher.oom_killed,
     )

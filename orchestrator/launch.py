@@ -41,6 +41,7 @@ class Launcher:
         self.started_s = time.monotonic()
         self.ended_s: float | None = None
         self.lost: str | None = None  # a process of this machine cannot be
+        self.oom_killed: tuple[str, ...] = ()  # docker's word, and here is none
         self.descriptor = os.pidfd_open(process.pid)
 
     @property

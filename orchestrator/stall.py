@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 #: Steps that say nothing yet: compiling, filling caches.
 WARMUP_STEPS = 5
-#: A pause this many times the longest one seen is a hang.
-FACTOR = 5.0
+#: A pause this many times the longest one seen is a hang. Five times the usual is noise, and the longest of
+#: few steps is hardly more than the usual.
+FACTOR = 10.0
 #: No shorter limit is ever learned: the network may be away for so long and come back.
 FLOOR_S = 60.0
 

@@ -4,29 +4,20 @@ campaign, on copies of one real run.
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.false_green import records
-from tests.test_run import Done, run, small
+from tests.false_green import processes, records
+from tests.false_green.undisturbed import slow_steps
+from tests.test_run import Done, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.trainer
 
-ROOT = Path(__file__).parents[1]
 FAULTS = list(records.faults())
-
-
-def slow_steps(home: Path) -> None:
-    """Makes every step of the copy's trainer two seconds long, inside its timed part: what a tenth of the
-    time leaves over is then more than a start or an exit may take.
-    """
-    path = home / "cases" / "trainer" / "train.py"
-    text = path.read_text("utf-8")
-    mark = "        loss, norm = engine.step(fed)\n"
-    assert mark in text
-    path.write_text(text.replace(mark, f"        time.sleep(2.0)\n{mark}"), "utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +26,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Done, Done]:
     folder = tmp_path_factory.mktemp("runs")
     done = []
     for name, slow in (("home", True), ("other", False)):
-        home = folder / name
-        for noun in ("cases", "dockerfiles", "cluster"):
-            shutil.copytree(ROOT / noun, home / noun, ignore=shutil.ignore_patterns("__pycache__"))
-        small(home)
-        if slow:
-            slow_steps(home)
-        done.append(run(home))
+        home = processes.home_in(folder / name)
+        done.append(run(slow_steps(home) if slow else home))
         assert done[-1].code == 0, done[-1].stderr
     return done[0], done[1]
 

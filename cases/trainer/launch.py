@@ -8,6 +8,7 @@ promises.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import select
 import signal
@@ -21,7 +22,7 @@ import job as jobs
 import stacks
 from lease import Lease
 from ranks import End, ForkedRanks, LaunchError, Place
-from status import NodeStatus, RankStatus, signal_name
+from status import EXIT_NO_ROOM, NodeStatus, RankStatus, no_room, reserve, signal_name
 from torchrun import TorchrunRanks
 
 EXIT_FAILED = 1
@@ -40,11 +41,12 @@ def main() -> int:
     lease = Lease(arguments.lease, arguments.lease_limit) if arguments.lease else None
     say = log_to(os.path.join(output, "launcher.log"))
     try:
+        reserve(output)
         job = jobs.load_job(arguments.job)
         places = make_places(arguments, job, output)
     except (jobs.JobError, LaunchError, OSError) as error:
         say("refused: {}".format(error), loud=True)
-        return EXIT_FAILED
+        return EXIT_NO_ROOM if no_room(error) else EXIT_FAILED
     status = NodeStatus(
         nonce=job.nonce,
         node_rank=arguments.node_rank,
@@ -66,14 +68,26 @@ def main() -> int:
         watch.run(make_ranks(arguments, job, places))
     except Exception as error:  # noqa: BLE001  whatever it is, a status is owed
         say("failed: {}: {}".format(type(error).__name__, error), loud=True)
-        status.write(output)
-        return EXIT_FAILED
+        return EXIT_FAILED if wrote(status, output, say) else EXIT_NO_ROOM
     for rank, place in zip(status.ranks, places):
         rank.end_count, rank.end_sha256 = events.end_of(place.directory, job.nonce)
-    status.write(output)
+    if not wrote(status, output, say):
+        return EXIT_NO_ROOM
     if watch.told_to_stop:
         return EXIT_TOLD_TO_STOP
     return EXIT_FAILED if any(rank.exit_code != 0 for rank in status.ranks) else 0
+
+
+def wrote(status: NodeStatus, output: str, say: Any) -> bool:
+    """Whether there was room for the status."""
+    try:
+        status.write(output)
+    except OSError as error:
+        if not no_room(error):
+            raise
+        say("no room for the status: {}".format(error), loud=True)
+        return False
+    return True
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -327,7 +341,9 @@ def log_to(path: str) -> Any:
     os.close(log)
 
     def say(message: str, *, loud: bool = False) -> None:
-        os.write(2, "{:.6f} {}\n".format(time.monotonic(), message).encode("utf-8", "backslashreplace"))
+        line = "{:.6f} {}\n".format(time.monotonic(), message).encode("utf-8", "backslashreplace")
+        with contextlib.suppress(OSError):  # a full disk must not end who watches the ranks
+            os.write(2, line)
         if loud:
             print("launch.py: {}".format(message), file=before, flush=True)
 

@@ -29,6 +29,7 @@ from events import EventWriter
 from initial import build_model, projector_sha256, save_projector
 from llama import num_parameters
 from stacks import RANK_STACKS_NAME
+from status import EXIT_NO_ROOM, no_room
 
 TRACEBACK_BYTES = 64 * 1024
 
@@ -50,6 +51,15 @@ def main(job_path: str) -> int:
     try:
         train(job, job_sha256, events)
     except BaseException as error:  # noqa: BLE001  an early sys.exit() is a failure too
+        return told(error, events)
+    leave()
+    return 0
+
+
+def told(error: BaseException, events: EventWriter) -> int:
+    """Says what went wrong wherever there is room to say it; the exit code."""
+    code = EXIT_NO_ROOM if no_room(error) else 1
+    try:
         traceback.print_exc()
         text = traceback.format_exc().encode("utf-8", "backslashreplace")[-TRACEBACK_BYTES:]
         events.write(
@@ -58,9 +68,11 @@ def main(job_path: str) -> int:
             message=str(error)[:4096],
             traceback=text.decode("utf-8", "replace"),
         )
-        return 1
-    leave()
-    return 0
+    except OSError as second:
+        if not no_room(second):
+            raise
+        return EXIT_NO_ROOM
+    return code
 
 
 def train(job: jobs.Job, job_sha256: str, events: EventWriter) -> None:

@@ -130,6 +130,7 @@ def _prepare(node: OnNode, cell: Cell, work_dir: str, run: Path) -> None:
 def _create(node: OnNode, cell: Cell, images: Mapping[str, str]) -> None:
     """Creates the container, as the account that owns the job's folder and of exactly the proven image."""
     account = node.remote.hello(timeout_s=COMMAND_LIMIT_S)
+    node.boot_id = account.get("boot_id")
     node.user = f"{account['uid']}:{account['gid']}"
     argv = docker.as_account(node.launch.argv, uid=int(account["uid"]), gid=int(account["gid"]))
     node.unsure = True

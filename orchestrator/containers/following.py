@@ -74,6 +74,11 @@ class Containers:
     def wall_s(self) -> float | None:
         return None if self.ended_s is None else self.ended_s - self.started_s
 
+    @property
+    def oom_killed(self) -> tuple[str, ...]:
+        """The nodes on which the kernel killed something in the container for want of memory."""
+        return tuple(name for name, node in self._nodes.items() if node.state and node.state.oom_killed)
+
     def exit_code(self) -> int | None:
         """The worst exit code of the containers once all have ended and their files are here, None before."""
         return self._code
@@ -207,6 +212,8 @@ class Containers:
 
         def end(remote: Remote) -> float:
             node = self._nodes[remote.name]
+            if again := node.rebooted():
+                self.lost = again  # why whatever else was lost
             node.unwatch()
             return drain_limit_s(*node.sizes())
 

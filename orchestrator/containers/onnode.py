@@ -42,7 +42,8 @@ class Gone(PreflightError):  # noqa: N818 - what happened, as LinkLost
 class OnNode:
     """`user` is the uid:gid that the container runs as. `unsure`: it was asked for, and the answer has not
     come. `missed` counts the looks that failed. `leaves` are the files that its ranks leave for the next
-    stage; `probe_argv` prints what the vendor's probe sees, empty where it has none.
+    stage; `probe_argv` prints what the vendor's probe sees, empty where it has none. `boot_id` is the node's
+    when its container was made.
     """
 
     launch: Launch
@@ -61,6 +62,7 @@ class OnNode:
     brought_bytes: int = 0
     drops_before: int = 0
     probe_argv: tuple[str, ...] = ()
+    boot_id: str | None = None
     #: A look that was given up may still be at work when the next begins.
     reading: threading.Lock = field(default_factory=threading.Lock)
 
@@ -174,6 +176,15 @@ class OnNode:
         with path.open("r+b" if path.exists() else "xb") as file:
             file.seek(offset)
             file.write(data)
+
+    def rebooted(self) -> str | None:
+        """What a node is told apart by that started anew meanwhile; None where it did not, or cannot say."""
+        if self.boot_id is None:
+            return None
+        now = self.remote.hello(timeout_s=COMMAND_LIMIT_S).get("boot_id")
+        if now is None or now == self.boot_id:
+            return None
+        return f"{self.launch.node}: rebooted: its boot id was {self.boot_id}, and is {now}"
 
     def keep(self, name: str, data: bytes) -> None:
         """Beside the copies of its files: what was asked of the node, not what its job wrote."""

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from orchestrator.plan import Cell, Plan
     from orchestrator.results import RunFolder
 
+#: Of what the host saw, what is left out where it is empty.
+SELDOM = ("sighted", "oom_killed")
 MAX_HOST_BYTES = 16 << 20
 Document = dict[str, object]
 
@@ -200,10 +202,8 @@ def _containers(host: _Host, cell_id: str) -> Document:
 
 
 def _seen(seen: HostSeen) -> Document:
-    document: Document = asdict(seen)
-    if not seen.sighted:
-        document.pop("sighted")
-    return document
+    """Without what older runs did not have, and most have nothing of."""
+    return {key: value for key, value in asdict(seen).items() if key not in SELDOM or value}
 
 
 def _identity(cell: Cell) -> Document:

@@ -78,7 +78,8 @@ class Step(Record, frozen=True, kw_only=True, gc=False):
 
     `tokens` counts padding. `real_tokens`, `labelled_tokens` and `images` are None where there is no padding;
     `data_wait_s` is how long it stood still for its data, `comm_wait_s` for other ranks, `forward_s` how
-    long its forward passes took where nothing of others is in them; None where it does not say.
+    long its forward passes took where nothing of others is in them; None where it does not say. `updated` is
+    False where an overflow skipped the update, None without a loss scale.
     """
 
     step: int
@@ -93,6 +94,7 @@ class Step(Record, frozen=True, kw_only=True, gc=False):
     data_wait_s: float | None = None
     comm_wait_s: float | None = None
     forward_s: float | None = None
+    updated: bool | None = None
     real_tokens: int | None = None
     labelled_tokens: int | None = None
     images: int | None = None
@@ -265,6 +267,7 @@ def _plain_step(line: bytes, *, number: int) -> Step | None:
         return None
     waiting = read if isinstance(read, _WaitingStep) else None
     padded = read if isinstance(read, _PaddedStep) else None
+    scaled = read if isinstance(read, _ScaledStep | _PaddedScaledStep) else None
     return Step(
         line=number,
         nonce=read.nonce,
@@ -283,6 +286,7 @@ def _plain_step(line: bytes, *, number: int) -> Step | None:
         data_wait_s=None if waiting is None else waiting.data_wait_s,
         comm_wait_s=None if waiting is None else waiting.comm_wait_s,
         forward_s=getattr(read, "forward_s", None),
+        updated=scaled.updated if scaled is not None else None,
         real_tokens=None if padded is None else padded.real_tokens,
         labelled_tokens=None if padded is None else padded.labelled_tokens,
         images=None if padded is None else padded.images,
@@ -385,6 +389,7 @@ def _step(fields: Fields, common: _Common) -> Step:
         data_wait_s=_optional_wait(fields, "data_wait_s"),
         comm_wait_s=_optional_wait(fields, "comm_wait_s"),
         forward_s=_optional_wait(fields, "forward_s"),
+        updated=fields.optional_flag("updated"),
         real_tokens=_optional_count(fields, "real_tokens"),
         labelled_tokens=_optional_count(fields, "labelled_tokens"),
         images=_optional_count(fields, "images"),

@@ -176,6 +176,7 @@ class HostSeen:
     stopped: str | None
     detail: str
     sighted: list[Sighting] | None = None
+    oom_killed: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

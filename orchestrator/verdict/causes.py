@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.parse.visible import ranks_text, visible
 from orchestrator.verdict.blame import blame, stood
+from orchestrator.verdict.labels import NO_ROOM, label
 
 if TYPE_CHECKING:
     from orchestrator.parse.events import RankLog
@@ -90,7 +91,9 @@ def _falls(evidence: Evidence) -> list[_Fall]:
     )
     falls = []
     for rank, (status, log) in found.items():
-        text = _fall_text(rank, status, log, cut_short=cut_short)
+        node = _name_of(evidence, rank)
+        starved = node if node in evidence.host.oom_killed else None
+        text = _fall_text(rank, status, log, cut_short=cut_short, starved=starved)
         if text is not None:
             falls.append(
                 _Fall(
@@ -106,21 +109,37 @@ def _falls(evidence: Evidence) -> list[_Fall]:
     return falls
 
 
-def _fall_text(rank: int, status: RankStatus | None, log: RankLog | None, *, cut_short: bool) -> str | None:
-    """How this rank ended badly of itself; None when it did not, or was stopped by the launcher."""
+def _name_of(evidence: Evidence, rank: int) -> str:
+    return next(launch.node for launch in evidence.cell.launches if rank in launch.ranks)
+
+
+def _fall_text(
+    rank: int, status: RankStatus | None, log: RankLog | None, *, cut_short: bool, starved: str | None
+) -> str | None:
+    """How this rank ended badly of itself; None when it did not, or was stopped by the launcher. `starved` is
+    its node where docker says that the kernel killed something for want of memory.
+    """
     if status is not None and status.killed:
         return None
     if log is not None and log.fail is not None:
         name, message = visible(log.fail.type, limit=100), visible(log.fail.message)
-        return f"rank {rank} raised {name}: {message}{_at_step(log)}"
+        kind = label(log.fail.type, log.fail.message)
+        return f"{kind}: " * (kind is not None) + f"rank {rank} raised {name}: {message}{_at_step(log)}"
     if status is None:
         return None
+    if status.signal == "SIGKILL" and starved:
+        return (
+            f"out of memory (host): the kernel killed rank {rank}, docker says so of {visible(starved)}"
+            f"{_at_step(log)}"
+        )
     if status.signal is not None:
         return (
             f"rank {rank} was ended by {visible(status.signal, limit=40)}, not by its launcher{_at_step(log)}"
         )
     if status.exit_code is None:
         return f"rank {rank} had not ended when its launcher did{_at_step(log)}"
+    if status.exit_code == NO_ROOM:
+        return f"disk full: rank {rank} had no room for its records (exit code {NO_ROOM}){_at_step(log)}"
     if status.exit_code != 0:
         return f"rank {rank} exited with code {status.exit_code} and left no fail record{_at_step(log)}"
     if cut_short and status.end_count is None and (log is None or log.end is None):
@@ -199,7 +218,13 @@ def _launchers(evidence: Evidence) -> list[str]:
         for node in evidence.nodes
         if (status := evidence.status(node)) and status.stopped_by is not None
     ]
-    if evidence.host.launcher_exit != 0:
+    words += [
+        f"{visible(node, limit=60)}: docker says that the kernel killed something for want of memory"
+        for node in evidence.host.oom_killed
+    ]
+    if evidence.host.launcher_exit == NO_ROOM:
+        words.append(f"disk full: the launcher had no room for its status (exit code {NO_ROOM})")
+    elif evidence.host.launcher_exit != 0:
         code = evidence.host.launcher_exit
         words.append(
             "the launcher's exit was never seen" if code is None else f"the launcher exited with code {code}"

@@ -44,7 +44,8 @@ class HostSeen:
     `launcher_exit` is the worst exit code of the cell's launchers (128 + n for signal n), None when none
     was seen. `launcher_wall_s` is the life of the launcher process in seconds of the host's clock.
     `stopped` says why the host ended the cell: None, one of STOPS, or `signal:SIGINT` and the like.
-    `sighted` has the first and the last look at which each rank's steps were seen.
+    `sighted` has the first and the last look at which each rank's steps were seen, `oom_killed` the nodes
+    on whose container docker says that the kernel killed something for want of memory.
     """
 
     started: bool
@@ -54,6 +55,7 @@ class HostSeen:
     stopped: str | None
     detail: str
     sighted: tuple[Sighting, ...] = ()
+    oom_killed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.stopped is not None and self.stopped not in STOPS and self.stop_signal is None:
@@ -88,6 +90,7 @@ def host_seen(fields: Fields) -> HostSeen:
         stopped=fields.optional_text("stopped"),
         detail=fields.text("detail"),
         sighted=tuple(_sighting(one) for one in fields.objects("sighted")) if "sighted" in fields else (),
+        oom_killed=fields.strings("oom_killed") if "oom_killed" in fields else (),
     )
 
 
