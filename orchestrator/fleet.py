@@ -279,7 +279,7 @@ class Fleet:
             self._view.phase("lock", f"{name}: the lease of run {dead} had expired, and was taken over")
             root = str(lock.over.get("runs") or f"{self._selection.cluster.work_dir}/runs")
             if left := [one for one in swept(lease.remote, dead, root=root) if one.container]:
-                raise BusyError(Problem(code="E252", message=f"{name}: {left[0]}"))
+                raise BusyError(Problem(code="E259", message=f"{name}: {left[0]}"))
 
     def _let_go(self, nodes: list[str], run_id: str, owner: dict[str, Any]) -> None:
         """Removes what may be left of the run, then the locks, but for a node where a container may still
