@@ -21,6 +21,7 @@ from orchestrator.metrics import summarize
 from orchestrator.metrics.stragglers import stragglers
 from orchestrator.parse import PARSER_VERSION
 from orchestrator.parse.program import transcribed
+from orchestrator.parse.status import NodeStatus
 from orchestrator.parse.strict import Fields, Misread, strict_object
 from orchestrator.parse.visible import visible, visible_lines
 from orchestrator.plan import as_document
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from orchestrator.metrics import Summary
     from orchestrator.parse.events import RankLog
     from orchestrator.parse.records import Ready, Saved
+    from orchestrator.parse.status import StatusProblem
     from orchestrator.plan import Cell, Plan
     from orchestrator.results import RunFolder
 
@@ -192,7 +194,7 @@ def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tu
         **({"document": asdict(cell.document)} if cell.document else {}),
         "host_seen": _seen(seen),
         **_containers(host, cell.cell_id),
-        "ranks": _ranks(cell, logs),
+        "ranks": _ranks(cell, logs, statuses),
         "files": [described(path, folder.path) for path in regular_files(folder.path)],
     }
     return document, exit_code(judgement.verdict, seen)
@@ -304,7 +306,9 @@ def _metrics(summary: Summary) -> Document:
     }
 
 
-def _ranks(cell: Cell, logs: Mapping[int, RankLog]) -> list[Document]:
+def _ranks(
+    cell: Cell, logs: Mapping[int, RankLog], statuses: Mapping[int, NodeStatus | StatusProblem]
+) -> list[Document]:
     """What each planned rank said of itself, and how much of its file was read; text from logs made
     printable.
     """
@@ -330,9 +334,16 @@ def _ranks(cell: Cell, logs: Mapping[int, RankLog]) -> list[Document]:
                         for name, version in (hello.versions if hello else ())
                     },
                     **_computes(ready),
+                    **_dropped(statuses.get(launch.node_rank), rank),
                 }
             )
     return ranks
+
+
+def _dropped(status: NodeStatus | StatusProblem | None, rank: int) -> Document:
+    """How much of what a rank printed is missing between both ends; nothing where all of it is there."""
+    found = status.rank(rank) if isinstance(status, NodeStatus) else None
+    return {"dropped_bytes": found.dropped_bytes} if found and found.dropped_bytes else {}
 
 
 def _computes(ready: Ready | None) -> Document:

@@ -196,6 +196,7 @@ class Rank:
     os: str | None
     device_name: str | None
     versions: dict[str, str | None]
+    dropped_bytes: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
