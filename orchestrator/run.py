@@ -21,7 +21,7 @@ from orchestrator.launch import launched
 from orchestrator.parse.strict import Fields
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Options, Sources, engine_of, plan
+from orchestrator.planner import Options, Sources, needs_of, plan
 from orchestrator.report.markdown import report_text
 from orchestrator.results import RunFolder, serialise, write_atomic
 from orchestrator.selection import Selection, select
@@ -256,13 +256,13 @@ def finished(going: Going) -> None:
 
 def contexts_of(workspace: Workspace, selection: Selection, options: Options) -> dict[str, Context]:
     """What the image of each engine that is asked for is built from."""
-    return contexts_for(
-        workspace, selection, {engine_of(chosen, selection, options) for chosen in selection.cases}
-    )
+    return contexts_for(workspace, selection, needs_of(selection, options))
 
 
-def contexts_for(workspace: Workspace, selection: Selection, engines: Collection[str]) -> dict[str, Context]:
-    """What the images of `engines` are built from; nothing where no image is needed."""
+def contexts_for(
+    workspace: Workspace, selection: Selection, needs: Mapping[str, Collection[str]]
+) -> dict[str, Context]:
+    """What the image of each engine is built from, with what its works need; nothing without images."""
     if selection.cluster.transport == "local":
         return {}
     from orchestrator.render import context
@@ -275,8 +275,9 @@ def contexts_for(workspace: Workspace, selection: Selection, engines: Collection
             engine=engine,
             site=selection.cluster.site,
             rehearsal=selection.cluster.rehearsal,
+            needs=needs[engine],
         )
-        for engine in sorted(engines)
+        for engine in sorted(needs)
     }
 
 
