@@ -246,11 +246,11 @@ class Fleet:
         taken = [name for name in leases if name in held]
         try:
             for name, lease in leases.items():
+                self._leases[name] = lease
                 if name not in held:
                     taken.append(name)  # before the answer, which may be lost; only our own is ever removed
                     self._take(lease, taken)
                     self.tell("locked", node=name)
-                self._leases[name] = lease
                 failpoints.passed("lock.taken")
             failpoints.passed("locked")
             yield
@@ -273,6 +273,7 @@ class Fleet:
         lock = lease.take()
         if not lock.won:
             taken.pop()
+            self._leases.pop(name)
             raise BusyError(_busy(name, LOCK, lock))
         if lock.over is not None:
             dead = str(lock.over.get("run"))

@@ -250,6 +250,8 @@ def finished(going: Going) -> None:
         going.about["containers"] = going.runner.containers()
         reported(going.folder, going.planned, going.about, going.phases)
     failpoints.passed("reported")
+    if going.journal.trouble is not None:
+        going.view.phase("warning", f"the journal could not be written: {going.journal.trouble}")
     caught = going.signals.caught
     going.journal.add("closed", state="finished" if caught is None else "stopped")
 
