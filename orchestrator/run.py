@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from orchestrator import __version__, facts
+from orchestrator.attempts import attempted
 from orchestrator.derive import derive, render
 from orchestrator.errors import Nx8Error, PreflightError, Problem
 from orchestrator.follow import follow
@@ -142,7 +143,9 @@ def run(
     with ExitStack() as exits:
         with phases.measure("connect"):
             runner = exits.enter_context(runner_of(workspace, selection, view, signals))
-            about["nodes"] = runner.looked_at(planned)
+            about["nodes"], about["attempts"] = attempted(
+                "connect", lambda: runner.looked_at(planned), say=view.phase
+            )
         folder = opened(workspace, planned, sources, {**about, **timing(phases)})
         view.phase("plan", f"{planned.identity.run_id}  {', '.join(cell.cell_id for cell in planned.cells)}")
         with phases.measure("prepare"):
