@@ -15,12 +15,14 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from typing import Any, Dict, List, Optional, Tuple
 
 import events
 import job as jobs
 import stacks
 from lease import Lease
+from output import Collector
 from ranks import End, ForkedRanks, LaunchError, Place
 from status import EXIT_NO_ROOM, NodeStatus, RankStatus, no_room, reserve, signal_name
 from torchrun import TorchrunRanks
@@ -64,12 +66,18 @@ def main() -> int:
         early_exit_s=arguments.early_exit_limit,
         lease=lease,
     )
+    # Forked while nothing large is imported, and told of in every place from here on.
+    collector = Collector({place.rank: place.directory for place in places})
+    places[:] = [replace(place, prints_to=collector.folder) for place in places]
     try:
         watch.run(make_ranks(arguments, job, places))
+        dropped = collector.finish()
     except Exception as error:  # noqa: BLE001  whatever it is, a status is owed
         say("failed: {}: {}".format(type(error).__name__, error), loud=True)
+        collector.finish()
         return EXIT_FAILED if wrote(status, output, say) else EXIT_NO_ROOM
     for rank, place in zip(status.ranks, places):
+        rank.dropped_bytes = dropped.get(rank.rank)
         rank.end_count, rank.end_sha256 = events.end_of(place.directory, job.nonce)
     if not wrote(status, output, say):
         return EXIT_NO_ROOM

@@ -51,6 +51,7 @@ class RankStatus:
     killed: bool = False
     end_count: Optional[int] = None
     end_sha256: Optional[str] = None
+    dropped_bytes: Optional[int] = None  # of its standard output and error
 
     @property
     def failed(self) -> bool:

@@ -19,6 +19,7 @@ from orchestrator.errors import WORST_FIRST, ConfigError, Exit, Problem, worst
 from orchestrator.metrics import summarize
 from orchestrator.metrics.stragglers import stragglers
 from orchestrator.parse import PARSER_VERSION
+from orchestrator.parse.status import NodeStatus
 from orchestrator.parse.strict import Fields, Misread, strict_object
 from orchestrator.parse.visible import visible, visible_lines
 from orchestrator.plan import as_document
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from orchestrator.metrics import Summary
     from orchestrator.parse.events import RankLog
     from orchestrator.parse.records import Ready, Saved
+    from orchestrator.parse.status import StatusProblem
     from orchestrator.plan import Cell, Plan
     from orchestrator.results import RunFolder
 
@@ -72,6 +74,7 @@ def derive(folder: RunFolder, plan: Plan, host: Mapping[str, object] | None = No
             "images": told.value("images"),
             "git": told.value("git"),
         },
+        **_attempts(told),
         "phases": told.value("phases"),
         "overhead_s": told.value("overhead_s"),
         "exit_code": worst(code for _, code in cells),
@@ -179,10 +182,16 @@ def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tu
         **({"document": asdict(cell.document)} if cell.document else {}),
         "host_seen": _seen(seen),
         **_containers(host, cell.cell_id),
-        "ranks": _ranks(cell, logs),
+        "ranks": _ranks(cell, logs, statuses),
         "files": [described(path, folder.path) for path in regular_files(folder.path)],
     }
     return document, exit_code(judgement.verdict, seen)
+
+
+def _attempts(told: _Host) -> Document:
+    """Every try of what was tried more than once; nothing where nothing was."""
+    attempts = told.value("attempts")
+    return {"attempts": attempts} if isinstance(attempts, list | tuple) and len(attempts) > 1 else {}
 
 
 def _degraded(cell: Cell, logs: Mapping[int, RankLog], verdict: Verdict) -> Document:
@@ -292,7 +301,9 @@ def _metrics(summary: Summary) -> Document:
     }
 
 
-def _ranks(cell: Cell, logs: Mapping[int, RankLog]) -> list[Document]:
+def _ranks(
+    cell: Cell, logs: Mapping[int, RankLog], statuses: Mapping[int, NodeStatus | StatusProblem]
+) -> list[Document]:
     """What each planned rank said of itself, and how much of its file was read; text from logs made
     printable.
     """
@@ -318,9 +329,16 @@ def _ranks(cell: Cell, logs: Mapping[int, RankLog]) -> list[Document]:
                         for name, version in (hello.versions if hello else ())
                     },
                     **_computes(ready),
+                    **_dropped(statuses.get(launch.node_rank), rank),
                 }
             )
     return ranks
+
+
+def _dropped(status: NodeStatus | StatusProblem | None, rank: int) -> Document:
+    """How much of what a rank printed is missing between both ends; nothing where all of it is there."""
+    found = status.rank(rank) if isinstance(status, NodeStatus) else None
+    return {"dropped_bytes": found.dropped_bytes} if found and found.dropped_bytes else {}
 
 
 def _computes(ready: Ready | None) -> Document:

@@ -196,6 +196,7 @@ class Rank:
     os: str | None
     device_name: str | None
     versions: dict[str, str | None]
+    dropped_bytes: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +248,15 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try of a stage that was tried more than once; the one without problems went well."""
+
+    stage: str
+    number: Count
+    problems: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """result.json of a run."""
 
@@ -260,6 +270,7 @@ class Result:
     exit_code: Count
     files: list[File]
     cells: list[Cell]
+    attempts: list[Attempt] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,19 +124,19 @@ def faults() -> Iterator[Fault]:
             group="hang",
             name=f"rank {rank} frozen",
             due=Due(cause=rf"hung: rank {rank} did not arrive: is stopped"),
-            make=signalled(rank, signal.SIGSTOP, "--stall-limit", "5"),
+            make=signalled(rank, signal.SIGSTOP, "--stall-limit", "8"),
         )
         yield Fault(
             group="hang",
             name=f"rank {rank} sleeps in Python",
             due=Due(cause=rf"hung: rank {rank} did not arrive: in _patched"),
-            make=on_step("__import__('time').sleep(600)", "--stall-limit", "5", rank=rank),
+            make=on_step("__import__('time').sleep(600)", "--stall-limit", "8", rank=rank),
         )
         yield Fault(
             group="hang",
             name=f"rank {rank} computes for ever",
             due=Due(cause=rf"hung: rank {rank} did not arrive: in <module>"),
-            make=on_step("exec('while True: pass')", "--stall-limit", "5", rank=rank),
+            make=on_step("exec('while True: pass')", "--stall-limit", "8", rank=rank),
         )
     yield Fault(
         group="rank left",
@@ -240,7 +240,7 @@ def frozen(number: int) -> Fault:
     """One of many: which rank, and how it stands still, differ."""
     rank, sleeps = number % 2, number % 4 >= 2
     how = "in _patched" if sleeps else "is stopped"
-    limit = ("--stall-limit", "5")
+    limit = ("--stall-limit", "8")
     return Fault(
         group="frozen again",
         name=f"rank {rank} {'sleeps' if sleeps else 'frozen'}, {number + 1}",
@@ -303,6 +303,10 @@ def tried(fault: Fault, folder: Path) -> Line:
     try:
         done = fault.make(home_in(folder))
         cell = _cell(done)
+    except (AssertionError, OSError, subprocess.SubprocessError) as error:
+        # It could not be made: that is no proof of anything, and the rest goes on.
+        why = f"not made: {type(error).__name__}: {str(error)[:300]}"
+        return Line(group=fault.group, fault=fault.name, due=fault.due.text, verdict="–", missing=why)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     missing = fault.due.found_in(cell)
