@@ -17,7 +17,7 @@ from orchestrator.run import (
     Going,
     Phases,
     closing,
-    contexts_of,
+    contexts_for,
     data_dir,
     finished,
     not_run,
@@ -71,7 +71,8 @@ def resume(workspace: Workspace, folder: RunFolder, *, view: View, signals: Sign
             fresh = past.images is None
             if fresh:
                 prepared(selection, data_dir(workspace, selection), write=True)
-            contexts = contexts_of(workspace, selection) if fresh else {}
+            engines = {cell.job.engine for cell in planned.cells}
+            contexts = contexts_for(workspace, selection, engines) if fresh else {}
             unchanged(planned, {engine: one.sha256 for engine, one in contexts.items()})
             about["images"] = runner.prepare(
                 planned, folder, contexts, data_dir(workspace, selection), journal=journal, past=past

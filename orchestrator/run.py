@@ -22,7 +22,7 @@ from orchestrator.launch import launched
 from orchestrator.parse.strict import Fields
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Options, Sources, plan
+from orchestrator.planner import Options, Sources, engine_of, plan
 from orchestrator.report.markdown import report_text
 from orchestrator.results import RunFolder, serialise, write_atomic
 from orchestrator.selection import Selection, select
@@ -33,7 +33,7 @@ from orchestrator.verdict import HostSeen
 from orchestrator.verdict.evidence import host_seen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -158,7 +158,7 @@ def run(
     with phases.measure("plan"):
         selection = select(workspace, cases=request.cases, vendor=request.vendor, cluster=request.cluster)
         sources = prepared(selection, data_dir(workspace, selection), write=True)
-        contexts = contexts_of(workspace, selection)
+        contexts = contexts_of(workspace, selection, request.options)
         planned = planned_for(workspace, selection, sources, contexts, request.options)
     with phases.measure("facts"):
         host, source = facts.host(), facts.source(workspace.home)
@@ -259,16 +259,28 @@ def finished(going: Going) -> None:
     going.journal.add("closed", state="finished" if caught is None else "stopped")
 
 
-def contexts_of(workspace: Workspace, selection: Selection) -> dict[str, Context]:
-    """What the image of each engine is built from; nothing where no image is needed."""
+def contexts_of(workspace: Workspace, selection: Selection, options: Options) -> dict[str, Context]:
+    """What the image of each engine that is asked for is built from."""
+    return contexts_for(
+        workspace, selection, {engine_of(chosen, selection, options) for chosen in selection.cases}
+    )
+
+
+def contexts_for(workspace: Workspace, selection: Selection, engines: Collection[str]) -> dict[str, Context]:
+    """What the images of `engines` are built from; nothing where no image is needed."""
     if selection.cluster.transport == "local":
         return {}
     from orchestrator.render import context
 
-    site = selection.cluster.site
-    engines = {chosen.case.engine for chosen in selection.cases}
     return {
-        engine: context(workspace, selection.vendor_name, selection.vendor, engine=engine, site=site)
+        engine: context(
+            workspace,
+            selection.vendor_name,
+            selection.vendor,
+            engine=engine,
+            site=selection.cluster.site,
+            rehearsal=selection.cluster.rehearsal,
+        )
         for engine in sorted(engines)
     }
 
@@ -310,6 +322,7 @@ def planned_for(
             # Nodes must know the port beforehand; another one every run, and looked at before the start.
             master_port=0 if selection.cluster.transport == "local" else 20000 + int(nonce[:4], 16) % 10000,
             master_address=master_address(selection),
+            stand_in=workspace.stand_in,
         ),
         sources=sources,
         contexts=contexts,
@@ -326,12 +339,17 @@ def master_address(selection: Selection) -> str | None:
     return fabric_address(selection.cluster, selection.cluster.nodes[0])
 
 
+def needed_modules(*, engines: Collection[str], plugins: Collection[str]) -> tuple[str, ...]:
+    """The Python modules that training takes."""
+    return tuple(sorted({"torch", *plugins, *({"deepspeed"} if "deepspeed" in engines else ())}))
+
+
 def preflight(planned: Plan) -> None:
     """What must stand before a rank is started. Raises PreflightError (E302) listing all that is missing."""
-    wanted = {"torch"}
-    for cell in planned.cells:
-        wanted |= {"deepspeed"} if cell.job.engine == "deepspeed" else set()
-        wanted |= {cell.job.device.plugin} if cell.job.device.plugin else set()
+    wanted = needed_modules(
+        engines={cell.job.engine for cell in planned.cells},
+        plugins={cell.job.device.plugin for cell in planned.cells if cell.job.device.plugin},
+    )
     missing = sorted(name for name in wanted if importlib.util.find_spec(name.partition(".")[0]) is None)
     if missing:
         raise PreflightError(
@@ -391,9 +409,11 @@ def trained(going: Going, cell: Cell, time_limit_s: float | None) -> HostSeen:
     what is left of it.
     """
     files, phases = going.folder.cell(cell.cell_id), going.phases
-    events = {
-        rank: files.node(one.node_rank).rank(rank).events for one in cell.launches for rank in one.ranks
-    }
+    folders = {rank: files.node(one.node_rank).rank(rank) for one in cell.launches for rank in one.ranks}
+    if cell.job.program is None:
+        events = {rank: folder.events for rank, folder in folders.items()}
+    else:  # Megatron's last rank alone prints how training goes on
+        events = {cell.world_size - 1: folders[cell.world_size - 1].stdout}
     going.view.phase(
         "train", f"{cell.cell_id}  {cell.world_size} ranks, {cell.job.steps.total} steps, {cell.job.engine}"
     )

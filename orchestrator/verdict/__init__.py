@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.parse.events import RankLog
+    from orchestrator.parse.program import ProgramLog
     from orchestrator.parse.records import Saved
     from orchestrator.parse.stacks import Stand
     from orchestrator.parse.status import NodeStatus, StatusProblem
@@ -56,10 +57,11 @@ def judge(
     *,
     lists: Lists | None = None,
     before: Saved | None = None,
+    programs: Mapping[int, ProgramLog] | None = None,
     stands: Mapping[int, Stand] | None = None,
 ) -> Judgement:
     """The verdict on `cell`. `logs` by rank, `statuses` by node rank; a missing file is absent from them.
-    `lists`, `before` and `stands` are as Evidence has them.
+    `lists`, `before`, `programs` and `stands` are as Evidence has them.
 
     Never raises on what ranks and launchers wrote.
     """
@@ -68,7 +70,14 @@ def judge(
         proofs = unproven("the cell was not run", cell=cell)
         return Judgement(verdict=Verdict.NOT_RUN, reasons=(reason,), proofs=proofs)
     evidence = Evidence(
-        cell=cell, logs=logs, statuses=statuses, host=host, lists=lists, before=before, stands=stands or {}
+        cell=cell,
+        logs=logs,
+        statuses=statuses,
+        host=host,
+        lists=lists,
+        before=before,
+        programs=programs or {},
+        stands=stands or {},
     )
     proofs = examine(evidence)
     failed = failure(evidence)
