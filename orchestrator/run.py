@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from orchestrator import __version__, facts, failpoints
+from orchestrator.attempts import attempted
 from orchestrator.derive import derive, render
 from orchestrator.errors import Nx8Error, PreflightError, Problem, Stopped
 from orchestrator.follow import follow
@@ -176,7 +177,9 @@ def run(
     with ExitStack() as last, ExitStack() as exits:
         with phases.measure("connect"):
             runner = exits.enter_context(runner_of(workspace, selection, view, signals))
-            about["nodes"] = runner.looked_at(planned)
+            about["nodes"], about["attempts"] = attempted(
+                "connect", lambda: runner.looked_at(planned), say=view.phase
+            )
         folder = opened(workspace, planned, sources, {**about, **timing(phases)})
         journal = last.enter_context(Journal.open(folder.journal))
         failpoints.passed("run.opened")
@@ -250,6 +253,8 @@ def finished(going: Going) -> None:
         going.about["containers"] = going.runner.containers()
         reported(going.folder, going.planned, going.about, going.phases)
     failpoints.passed("reported")
+    if going.journal.trouble is not None:
+        going.view.phase("warning", f"the journal could not be written: {going.journal.trouble}")
     caught = going.signals.caught
     going.journal.add("closed", state="finished" if caught is None else "stopped")
 
