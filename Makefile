@@ -41,7 +41,7 @@ lint: $(VENV)/.dev ## style, the trainer's Python 3.8 floor, and the direction o
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/vermin -t=3.8- --eval-annotations --no-tips --quiet --violations cases/trainer
-	$(BIN)/vermin -t=3.6- --no-tips --quiet --violations orchestrator/node/agent.py orchestrator/node/monitor.py
+	$(BIN)/vermin -t=3.6- --no-tips --quiet --violations $(addprefix orchestrator/node/,agent.py lock.py keeper.py monitor.py examine.py)
 	$(BIN)/vermin -t=3.8- --no-tips --quiet --violations orchestrator/node/commands.py
 	$(BIN)/lint-imports
 
@@ -63,8 +63,9 @@ docs: $(VENV)/.dev ## make docs/errors*.md and docs/cli.md, hold the other pages
 man: $(VENV)/.dev ## man pages of every verb: man -l build/man/nx8-run.1
 	@$(BIN)/python -m tools.docs --man build/man
 
-perf: $(VENV)/.perf ## our trainer beside Hugging Face's, our fan-out beside pdsh, our parser beside json: paired
+perf: $(VENV)/.perf ## our trainer beside Hugging Face's and torch's, our fan-out beside pdsh, our parser beside json: paired
 	$(BIN)/python tests/perf/trainer_vs_hf.py --ranks 2 8 --modes ddp zero2 zero3 $(ARGS)
+	$(BIN)/python -m tests.perf.parallel
 	$(BIN)/python -m tests.perf.fanout
 	$(BIN)/python -m tests.perf.overhead
 	$(BIN)/python -m tests.perf.parsing --gigabyte

@@ -20,7 +20,9 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import events
 import job as jobs
+import program
 import stacks
+from lease import Lease
 from output import Collector
 from ranks import End, ForkedRanks, LaunchError, Place
 from status import EXIT_NO_ROOM, NodeStatus, RankStatus, no_room, reserve, signal_name
@@ -39,12 +41,13 @@ def main() -> int:
     output = os.path.abspath(arguments.output)
     os.makedirs(output, exist_ok=True)
     inbox = Inbox()  # from here on no signal is lost, however long the imports take
+    lease = Lease(arguments.lease, arguments.lease_limit) if arguments.lease else None
     say = log_to(os.path.join(output, "launcher.log"))
     try:
         reserve(output)
-        job = jobs.load_job(arguments.job)
+        job = program.load_job(arguments.job) or jobs.load_job(arguments.job)
         places = make_places(arguments, job, output)
-    except (jobs.JobError, LaunchError, OSError) as error:
+    except (jobs.JobError, program.ProgramError, LaunchError, OSError) as error:
         say("refused: {}".format(error), loud=True)
         return EXIT_NO_ROOM if no_room(error) else EXIT_FAILED
     status = NodeStatus(
@@ -56,7 +59,13 @@ def main() -> int:
         ranks=[RankStatus(rank=place.rank, local_rank=place.local_rank) for place in places],
     )
     watch = Watch(
-        status, places, inbox, say, grace_s=arguments.grace, early_exit_s=arguments.early_exit_limit
+        status,
+        places,
+        inbox,
+        say,
+        grace_s=arguments.grace,
+        early_exit_s=arguments.early_exit_limit,
+        lease=lease,
     )
     # Forked while nothing large is imported, and told of in every place from here on.
     collector = Collector({place.rank: place.directory for place in places})
@@ -104,12 +113,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--early-exit-limit", type=float, default=8.0, help="seconds a rank may be gone before the others"
     )
+    parser.add_argument("--lease", metavar="FILE", help="a counter that the host keeps changing")
+    parser.add_argument(
+        "--lease-limit", type=float, default=60.0, metavar="S", help="seconds it may stay the same"
+    )
     arguments = parser.parse_args()
     arguments.job = os.path.abspath(arguments.job)
     return arguments
 
 
-def make_places(arguments: argparse.Namespace, job: jobs.Job, output: str) -> List[Place]:
+def make_places(arguments: argparse.Namespace, job: Any, output: str) -> List[Place]:
     local, nodes = arguments.local_world_size, arguments.num_nodes
     if local * nodes != job.batch.world_size:
         raise LaunchError(
@@ -143,7 +156,7 @@ def free_port(address: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def make_ranks(arguments: argparse.Namespace, job: jobs.Job, places: List[Place]) -> Any:
+def make_ranks(arguments: argparse.Namespace, job: Any, places: List[Place]) -> Any:
     if job.device.deepspeed_accelerator is not None:
         os.environ["DS_ACCELERATOR"] = job.device.deepspeed_accelerator  # DeepSpeed reads it when imported
     if arguments.local_world_size > 1:
@@ -151,9 +164,11 @@ def make_ranks(arguments: argparse.Namespace, job: jobs.Job, places: List[Place]
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Threads of a library that nobody asks to compute would make the fork unsafe.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if isinstance(job, program.ProgramJob):
+        return TorchrunRanks(arguments.job, places, num_nodes=arguments.num_nodes, script=program.__file__)
     if arguments.launcher == "torchrun":
         return TorchrunRanks(arguments.job, places, num_nodes=arguments.num_nodes)
-    return ForkedRanks(arguments.job, places, deepspeed=job.engine == "deepspeed")
+    return ForkedRanks(arguments.job, places, engine=job.engine)
 
 
 class Inbox:
@@ -214,7 +229,9 @@ class Watch:
         *,
         grace_s: float,
         early_exit_s: float,
+        lease: Optional[Lease] = None,
     ) -> None:
+        self._lease = lease
         self._status = status
         self._places = places
         self._inbox = inbox
@@ -228,11 +245,11 @@ class Watch:
     @property
     def told_to_stop(self) -> bool:
         reason = self._status.stopped_by
-        return reason is not None and (reason == "host_gone" or reason.startswith("signal:"))
+        return reason is not None and (reason in ("host_gone", "lost") or reason.startswith("signal:"))
 
     def run(self, ranks: Any) -> None:
         """Returns when every rank has ended."""
-        reason = self._inbox.wait(time.monotonic(), None)
+        reason = self._inbox.wait(time.monotonic(), None) or self._lost()
         if reason is not None:  # while the imports ran; there is nothing to stop yet
             self._status.stopped_by = reason
             self._say("stopped before the ranks began: {}".format(reason))
@@ -248,7 +265,12 @@ class Watch:
                 self._look()
             self._act(ranks, reason)
             reason = self._inbox.wait(self._deadline_s(), ranks.fd)
+            if reason is None and self._sent is None:
+                reason = self._lost()
         ranks.close()
+
+    def _lost(self) -> Optional[str]:
+        return "lost" if self._lease is not None and self._lease.lapsed() else None
 
     def _look(self) -> None:
         """Where the ranks stand, into stacks.json; whatever goes wrong, the ranks are watched on."""
@@ -312,7 +334,11 @@ class Watch:
         ranks.send(number)
 
     def _deadline_s(self) -> Optional[float]:
-        return self._kill_at if self._sent is not None else self._early_exit_at
+        if self._sent is not None:
+            return self._kill_at
+        looks = None if self._lease is None else self._lease.next_look_s()
+        deadlines = [one for one in (self._early_exit_at, looks) if one is not None]
+        return min(deadlines) if deadlines else None
 
 
 def log_to(path: str) -> Any:

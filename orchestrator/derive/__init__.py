@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.derive.kept import evaluated, lists_of
 from orchestrator.derive.rawfiles import (
@@ -11,6 +11,7 @@ from orchestrator.derive.rawfiles import (
     read_bytes,
     read_logs,
     read_monitors,
+    read_programs,
     read_stands,
     read_statuses,
     regular_files,
@@ -19,6 +20,7 @@ from orchestrator.errors import WORST_FIRST, ConfigError, Exit, Problem, worst
 from orchestrator.metrics import summarize
 from orchestrator.metrics.stragglers import stragglers
 from orchestrator.parse import PARSER_VERSION
+from orchestrator.parse.program import transcribed
 from orchestrator.parse.status import NodeStatus
 from orchestrator.parse.strict import Fields, Misread, strict_object
 from orchestrator.parse.visible import visible, visible_lines
@@ -117,6 +119,16 @@ class _Host:
         except Misread:
             return None
 
+    def containers(self, cell_id: str) -> dict[str, dict[str, Any]]:
+        """By node what the host wrote of its container; empty where it wrote nothing of that kind."""
+        found = self._fields.value("containers")
+        cell = found.get(cell_id) if isinstance(found, dict) else None
+        return (
+            {name: one for name, one in cell.items() if isinstance(one, dict)}
+            if isinstance(cell, dict)
+            else {}
+        )
+
     def seen(self, cell_id: str) -> HostSeen:
         """Raises ConfigError (E706) for an entry that no run writes."""
         cells = self._fields.inner("cells")
@@ -150,8 +162,19 @@ def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tu
     if (first := logs.get(0)) and first.saved:
         left[cell.cell_id] = first.saved
     before = left.get(cell.handed.cell_id) if cell.handed else None
-    stands = read_stands(folder, cell)
-    judgement = judge(cell, logs, statuses, seen, lists=lists_of(run, cell), before=before, stands=stands)
+    programs, stands = read_programs(folder, cell), read_stands(folder, cell)
+    if cell.job.program is not None:
+        logs = transcribed(cell, logs, programs)
+    judgement = judge(
+        cell,
+        logs,
+        statuses,
+        seen,
+        lists=lists_of(run, cell),
+        before=before,
+        programs=programs,
+        stands=stands,
+    )
     monitors = read_monitors(folder, cell)
     summary = summarize(cell, logs, mem_total_bytes=host.mem_total_bytes, monitors=monitors)
     evaluation: Document = {}
@@ -171,6 +194,7 @@ def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tu
         # Left out rather than null: results of plans that had none stay the same bytes.
         **({"document": asdict(cell.document)} if cell.document else {}),
         "host_seen": _seen(seen),
+        **_containers(host, cell.cell_id),
         "ranks": _ranks(cell, logs, statuses),
         "files": [described(path, folder.path) for path in regular_files(folder.path)],
     }
@@ -187,6 +211,16 @@ def _degraded(cell: Cell, logs: Mapping[int, RankLog], verdict: Verdict) -> Docu
     """Who was slow, of a cell that was measured all the same; nothing where nobody was."""
     slow = stragglers(cell, logs) if verdict is Verdict.MEASURED else ()
     return {"degraded": [asdict(one) for one in slow]} if slow else {}
+
+
+def _containers(host: _Host, cell_id: str) -> Document:
+    """How often the links to the cell's nodes had to be made anew, and how its containers ended; nothing
+    where it had none, or an older run did not write it down.
+    """
+    found = host.containers(cell_id)
+    drops = [one["link_drops"] for one in found.values() if isinstance(one.get("link_drops"), int)]
+    ends = {name: one["ending"] for name, one in found.items() if isinstance(one.get("ending"), dict)}
+    return {"link_drops": sum(drops), "endings": ends} if drops else {}
 
 
 def _seen(seen: HostSeen) -> Document:
@@ -246,14 +280,13 @@ def _data(cell: Cell) -> Document:
 
 
 def _parallel(cell: Cell) -> Document:
-    """Data parallelism is all there is, so the tensor and pipeline parts are 1; the label is the tables'
-    wording.
-    """
-    batch = cell.job.batch
+    """The label is the tables' wording; how the model is cut is left out where it is not."""
+    batch, cut = cell.job.batch, cell.job.parallel
     return {
         "data_parallel_size": batch.data_parallel_size,
         "world_size": batch.world_size,
-        "label": f"TP1PP1DP{batch.data_parallel_size}",
+        "label": cell.job.parallel_label,
+        **(as_document(cut) if cut else {}),
     }
 
 

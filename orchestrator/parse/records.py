@@ -70,6 +70,12 @@ class Ready(Record, frozen=True, kw_only=True):
     compiled: bool | None = None
     tf32: bool | None = None
     flops_per_token: int | None = None
+    tensor_parallel_size: int | None = None
+    pipeline_parallel_size: int | None = None
+    tensor_rank: int | None = None
+    pipeline_rank: int | None = None
+    data_rank: int | None = None
+    num_local_parameters: int | None = None
 
 
 class Step(Record, frozen=True, kw_only=True, gc=False):
@@ -102,6 +108,30 @@ class Step(Record, frozen=True, kw_only=True, gc=False):
     @property
     def duration_s(self) -> float:
         return self.end_s - self.start_s
+
+
+class Program(Record, frozen=True, kw_only=True):
+    """What the observer of an external program started; digests of what it reads, on a node's first rank."""
+
+    directory: str
+    argv: tuple[str, ...]
+    data_sha256: str | None
+    index_sha256: str | None
+
+
+class Output(Record, frozen=True, kw_only=True, gc=False):
+    """How much of an external program's output had come by `t_s`: bytes, and lines that were whole."""
+
+    bytes: int
+    lines: int
+
+
+class OutputEnd(Record, frozen=True, kw_only=True):
+    """All of an external program's output."""
+
+    bytes: int
+    lines: int
+    sha256: str
 
 
 class Memory(Record, frozen=True, kw_only=True):
@@ -365,6 +395,12 @@ def _ready(fields: Fields, common: _Common) -> Ready:
         compiled=fields.optional_flag("compiled"),
         tf32=fields.optional_flag("tf32"),
         flops_per_token=_optional_count(fields, "flops_per_token"),
+        tensor_parallel_size=_optional_count(fields, "tensor_parallel_size"),
+        pipeline_parallel_size=_optional_count(fields, "pipeline_parallel_size"),
+        tensor_rank=_optional_count(fields, "tensor_rank"),
+        pipeline_rank=_optional_count(fields, "pipeline_rank"),
+        data_rank=_optional_count(fields, "data_rank"),
+        num_local_parameters=_optional_count(fields, "num_local_parameters"),
     )
 
 
@@ -430,6 +466,29 @@ def _saved(fields: Fields, common: _Common) -> Saved:
     )
 
 
+def _program(fields: Fields, common: _Common) -> Program:
+    return Program(
+        **common,
+        directory=fields.text("directory", limit=4096),
+        argv=fields.strings("argv"),
+        data_sha256=fields.optional_text("data_sha256", limit=128),
+        index_sha256=fields.optional_text("index_sha256", limit=128),
+    )
+
+
+def _output(fields: Fields, common: _Common) -> Output:
+    return Output(**common, bytes=_count(fields, "bytes"), lines=_count(fields, "lines"))
+
+
+def _output_end(fields: Fields, common: _Common) -> OutputEnd:
+    return OutputEnd(
+        **common,
+        bytes=_count(fields, "bytes"),
+        lines=_count(fields, "lines"),
+        sha256=fields.text("sha256", limit=128),
+    )
+
+
 def _answered(fields: Fields, common: _Common) -> Answered:
     return Answered(**common, question=fields.text("question", limit=512), tokens=fields.integers("tokens"))
 
@@ -460,6 +519,9 @@ _EVENTS: dict[str, Callable[[Fields, _Common], Record]] = {
     "ready": _ready,
     "step": _step,
     "memory": _memory,
+    "program": _program,
+    "output": _output,
+    "output_end": _output_end,
     "fail": _fail,
     "saved": _saved,
     "answer": _answered,

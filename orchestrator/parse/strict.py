@@ -117,11 +117,11 @@ class Fields:
             raise Misread(f"{key} is {_kind(value)}, not a list of integers")
         return tuple(value)  # type: ignore[arg-type]
 
-    def strings(self, key: str) -> tuple[str, ...]:
+    def strings(self, key: str, *, limit: int = MAX_TEXT_CHARS) -> tuple[str, ...]:
         value = self._present(key)
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
             raise Misread(f"{key} is {_kind(value)}, not a list of strings")
-        return tuple(encodable(item[:200]) for item in value)
+        return tuple(encodable(item[:limit]) for item in value)
 
     def objects(self, key: str) -> tuple[Fields, ...]:
         value = self._present(key)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.results.storage import link_atomic, make_folder, storage_problem, write_atomic
+from orchestrator.results.storage import write_new as write_new
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,6 +109,10 @@ class RunFolder:
     @property
     def report(self) -> Path:
         return self.path / "report.md"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
 
     @property
     def cells(self) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.metrics.window import planned_ranks
 from orchestrator.parse.events import RankLog
+from orchestrator.parse.program import ProgramLog
 from orchestrator.parse.records import Saved
 from orchestrator.parse.stacks import Stand
 from orchestrator.parse.status import NodeStatus, StatusProblem
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from orchestrator.parse.strict import Fields
 
 #: Why the host itself stopped a cell, besides "signal:<NAME>".
-STOPS = ("stall", "startup_limit", "time_limit", "node_lost")
+STOPS = ("stall", "startup_limit", "time_limit", "node_lost", "container")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +91,7 @@ def host_seen(fields: Fields) -> HostSeen:
         stopped=fields.optional_text("stopped"),
         detail=fields.text("detail"),
         sighted=tuple(_sighting(one) for one in fields.objects("sighted")) if "sighted" in fields else (),
-        oom_killed=fields.strings("oom_killed") if "oom_killed" in fields else (),
+        oom_killed=fields.strings("oom_killed", limit=200) if "oom_killed" in fields else (),
     )
 
 
@@ -105,7 +106,8 @@ class Evidence:
     """Everything about one cell. A file that does not exist is absent from its mapping.
 
     `lists` is what the host kept of the cell's prepared set; `before` what the first rank of the stage before
-    this one says it left; `stands` where the ranks of a cell that hung stood, of those that were asked.
+    this one says it left; `programs` what the ranks of an external program printed; `stands` where the ranks
+    of a cell that hung stood, of those that were asked.
     """
 
     cell: Cell
@@ -114,6 +116,7 @@ class Evidence:
     host: HostSeen
     lists: Lists | None = None
     before: Saved | None = None
+    programs: Mapping[int, ProgramLog] = field(default_factory=dict)
     stands: Mapping[int, Stand] = field(default_factory=dict)
 
     @property
