@@ -416,16 +416,12 @@ SENTENCES: tuple[Message, ...] = (
     Message("失联：{why}", "lost: {why}"),
     Message("被停止：{why}", "stopped: {why}"),
     Message(
-        "{ranks} 没有到达（{doing}）；{limit} s 内没有新的一步；各 rank 最后一步：{steps}",
-        "{ranks} did not arrive: {doing}; no step for {limit} s; last steps: {steps}",
+        "{ranks} 没有到达（{doing}）；{limit} s 内没有新的一步；{why}",
+        "{ranks} did not arrive: {doing}; no step for {limit} s; {why}",
     ),
-    Message(
-        "{limit} s 内没有新的一步；各 rank 最后一步：{steps}", "no step for {limit} s; last steps: {steps}"
-    ),
-    Message(
-        "{limit} s 内没有第一步；各 rank 最后一步：{steps}",
-        "no first step within {limit} s; last steps: {steps}",
-    ),
+    Message("{limit} s 内没有新的一步；{why}", "no step for {limit} s; {why}"),
+    Message("{limit} s 内没有第一步；{why}", "no first step within {limit} s; {why}"),
+    Message("各 rank 最后一步：{steps}", "last steps: {steps}"),
     Message("设备内存不足：{why}", "out of memory (device): {why}"),
     Message("主机内存不足：{why}", "out of memory (host): {why}"),
     Message("磁盘已满：{why}", "disk full: {why}"),
