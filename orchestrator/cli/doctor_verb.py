@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli import language
-from orchestrator.cli.common import workspace_of
+from orchestrator.cli.common import Seconds, workspace_of
 
 if TYPE_CHECKING:
     from orchestrator.doctor.findings import Severity
@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 @click.option("--vendor", metavar="NAME", help="A folder of dockerfiles/.")
 @click.option("--cluster", metavar="NAME", help="A file of cluster/. [default: the vendor's only one; local]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document (doctor.schema.json).")
+@click.option("--deep", is_flag=True, help="Then measure idle nodes, in the vendor's container: minutes.")
+@click.option(
+    "--least",
+    type=Seconds(),
+    default=2.0,
+    show_default=True,
+    metavar="S",
+    help="With --deep: a figure is measured for S seconds at least.",
+)
 @click.option("--nagios", is_flag=True, help="One line, and Nagios' exit codes 0 to 3.")
 @language.option("Words of the table.")
 @click.pass_context
@@ -31,6 +40,8 @@ def command(
     vendor: str | None,
     cluster: str | None,
     as_json: bool,
+    deep: bool,
+    least: float,
     nagios: bool,
     lang: Language,
 ) -> int:
@@ -38,13 +49,21 @@ def command(
 
     Changes nothing on any node, and is done within 15 seconds. Exit 3 when a planned node cannot run. CASE
     limits whose data and images are looked for.
+
+    With --deep, nodes that can run and are idle are measured: products of matrices by type, memory
+    bandwidth, copies, all-reduce within and between nodes. Who is slower than its own peers is named, and
+    the day's runs are held against what was measured (mfu_ceiling).
     """
     from orchestrator import doctor, ui
     from orchestrator.doctor import document, table
 
     ui.tolerate_any_reader()
-    if as_json and nagios:
-        raise click.UsageError("--json and --nagios: one of them")
+    if nagios and (as_json or deep):
+        raise click.UsageError("--nagios prints its own line: without --json and --deep")
+    if deep:
+        return _deep(
+            ctx, vendor=vendor, cluster=cluster, cases=cases, least=least, lang=lang, as_json=as_json
+        )
     if nagios:
         return _nagios(ctx, vendor=vendor, cluster=cluster, cases=cases)
     if sys.stderr.isatty() and not as_json:
@@ -56,6 +75,39 @@ def command(
         width = shutil.get_terminal_size((100, 40)).columns
         click.echo(table.text(findings, lang, width=width, marks=_marks()))
     return int(findings.exit_code)
+
+
+def _deep(
+    ctx: click.Context,
+    *,
+    vendor: str | None,
+    cluster: str | None,
+    cases: tuple[str, ...],
+    least: float,
+    lang: Language,
+    as_json: bool,
+) -> int:
+    from orchestrator.doctor import table
+    from orchestrator.doctor.deep import measured, showing
+    from orchestrator.errors import worst
+    from orchestrator.signals import Signals
+
+    with Signals():
+        depth = measured(
+            workspace_of(ctx),
+            cluster=cluster,
+            vendor=vendor,
+            cases=cases,
+            least_s=least,
+            say=lambda text: click.echo(text, err=True),
+        )
+    if as_json:
+        click.echo(json.dumps(showing.document(depth), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        width = shutil.get_terminal_size((100, 40)).columns
+        click.echo(table.text(depth.findings, lang, width=width, marks=_marks()))
+        click.echo("\n" + showing.text(depth, lang))
+    return worst((int(depth.findings.exit_code), int(depth.exit_code)))
 
 
 def _nagios(ctx: click.Context, *, vendor: str | None, cluster: str | None, cases: tuple[str, ...]) -> int:
