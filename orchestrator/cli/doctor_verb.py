@@ -61,9 +61,8 @@ def command(
     if nagios and (as_json or deep):
         raise click.UsageError("--nagios prints its own line: without --json and --deep")
     if deep:
-        return _deep(
-            ctx, vendor=vendor, cluster=cluster, cases=cases, least=least, lang=lang, as_json=as_json
-        )
+        where = {"vendor": vendor, "cluster": cluster}
+        return _deep(ctx, where, cases=cases, least=least, lang=lang, as_json=as_json)
     if nagios:
         return _nagios(ctx, vendor=vendor, cluster=cluster, cases=cases)
     if sys.stderr.isatty() and not as_json:
@@ -79,9 +78,8 @@ def command(
 
 def _deep(
     ctx: click.Context,
+    where: dict[str, str | None],
     *,
-    vendor: str | None,
-    cluster: str | None,
     cases: tuple[str, ...],
     least: float,
     lang: Language,
@@ -95,8 +93,8 @@ def _deep(
     with Signals():
         depth = measured(
             workspace_of(ctx),
-            cluster=cluster,
-            vendor=vendor,
+            cluster=where["cluster"],
+            vendor=where["vendor"],
             cases=cases,
             least_s=least,
             say=lambda text: click.echo(text, err=True),

@@ -28,7 +28,7 @@ from orchestrator.doctor.deep.figures import (
     reduced,
     rounds,
 )
-from orchestrator.doctor.deep.running import Job, Local, Place, Site, Wanted, opened
+from orchestrator.doctor.deep.running import Job, Site, Wanted, opened
 from orchestrator.doctor.findings import Findings
 from orchestrator.errors import Exit
 from orchestrator.selection import site_of
@@ -100,29 +100,27 @@ def measured(
     whole: Reduced | None = None
     failed: dict[str, str] = {}
     with ExitStack() as exits:
-        place = (
-            exits.enter_context(opened(workspace, site, names, skipped)) if names else Local(workspace, site)
-        )
+        place = exits.enter_context(opened(workspace, site, names, skipped))
         names = tuple(name for name in names if name not in skipped)
         say(f"measuring {', '.join(names) or 'nothing'}: every device, {least_s:g} s a figure at least")
-        found = place.run([_job(site, (name,), NODE_FIGURES, least_s) for name in names], tell=failed)
+        found = place.run([_job((name,), NODE_FIGURES, least_s) for name in names], tell=failed)
         devices = [one for ones in found for one in ones]
         able = tuple(name for name in names if name not in failed)
         for at_once in rounds(able):
             say(f"all-reduce between {', '.join('+'.join(pair) for pair in at_once)}")
-            jobs = [_job(site, pair, (REDUCE,), least_s) for pair in at_once]
+            jobs = [_job(pair, (REDUCE,), least_s) for pair in at_once]
             heard = place.run(jobs, tell={})
             pairs += [reduced(pair, ones) for pair, ones in zip(at_once, heard, strict=True)]
         if len(able) > 2:
             say(f"all-reduce over {len(able)} nodes")
-            (ones,) = place.run([_job(site, able, (REDUCE,), least_s)], tell={})
+            (ones,) = place.run([_job(able, (REDUCE,), least_s)], tell={})
             whole = reduced(able, ones)
         elif len(able) == 2:
             whole = pairs[0]
         images = place.images
     by_node = {name: [one for one in devices if one.node == name] for name in able}
     within = tuple(reduced((name,), ones) for name, ones in by_node.items())
-    stored = _kept(workspace, site, by_node, images, findings, at)
+    stored = _kept(workspace, by_node, images, findings, at)
     return Depth(
         findings=findings,
         at_utc=at,
@@ -139,7 +137,7 @@ def measured(
     )
 
 
-def _job(site: Site, nodes: tuple[str, ...], figures: tuple[str, ...], least_s: float) -> Job:
+def _job(nodes: tuple[str, ...], figures: tuple[str, ...], least_s: float) -> Job:
     return Job(
         nodes=nodes,
         wanted=Wanted(
@@ -154,7 +152,6 @@ def _job(site: Site, nodes: tuple[str, ...], figures: tuple[str, ...], least_s: 
 
 def _kept(
     workspace: Workspace,
-    site: Site,
     by_node: dict[str, list[Measured]],
     images: dict[str, str],
     findings: Findings,
@@ -164,9 +161,7 @@ def _kept(
     paths = []
     for name, ones in by_node.items():
         tflops = {dtype: tuple(_best(one.figures.get(f"gemm:{dtype}")) for one in ones) for dtype in DTYPES}
-        kept = {
-            dtype: values for dtype, values in tflops.items() if any(value is not None for value in values)
-        }
+        kept = {dtype: values for dtype, values in tflops.items() if set(values) != {None}}
         if not kept:
             continue
         path = ceilings.store(

@@ -54,7 +54,7 @@ class Measured:
 def read(
     text: bytes, *, nonce: str, node: str, wanted: Iterable[str], least_s: float
 ) -> tuple[Measured, ...]:
-    """The devices of a node, by the one line that the program printed. Raises ValueError for anything else."""
+    """The devices of a node, by the one line that the program printed. Raises ValueError for another."""
     lines = text.decode("utf-8", "replace").strip().splitlines()
     found = json.loads(lines[-1]) if lines else None
     if not isinstance(found, dict) or found.get("nonce") != nonce or not isinstance(found.get("ranks"), list):
@@ -65,7 +65,8 @@ def read(
 
 def _measured(said: Any, node: str, names: tuple[str, ...], least_s: float) -> Measured:
     one = said if isinstance(said, dict) else {}
-    figures = one.get("figures") if isinstance(one.get("figures"), dict) else {}
+    told = one.get("figures")
+    figures: dict[str, Any] = told if isinstance(told, dict) else {}
     failed = str(one.get("error") or "it was not measured")
     index = one.get("local_rank")
     return Measured(
@@ -132,7 +133,7 @@ def reduced(nodes: tuple[str, ...], ones: Iterable[Measured]) -> Reduced:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlier:
     """A device (`nodes` of one name, and its index) or a pair of nodes that is slower than its own peers:
-    `value` beside their `median`.
+    `value` beside their `median`; of two it stands beside the other's.
     """
 
     figure: str

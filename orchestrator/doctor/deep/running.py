@@ -14,6 +14,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator import docker
@@ -28,7 +29,6 @@ from orchestrator.remote.pool import Pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from orchestrator import selection
     from orchestrator.remote.remote import Remote
@@ -62,7 +62,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """How torch reaches the devices of a cluster, and with which environment; a rehearsal computes on the CPU."""
+    """How torch reaches the devices of a cluster, with which environment; a rehearsal is on the CPU."""
 
     expected: Expected
     trainer: Path

@@ -63,11 +63,11 @@ def _head(depth: Depth, *, zh: bool) -> str:
     found = depth.findings
     rehearsal = ("（演练：在 CPU 上计算）" if zh else " (rehearsal: on the CPU)") if found.rehearsal else ""
     what = f"{found.cluster}{rehearsal}  {found.vendor} {found.device}"
+    number_of, took, least = len(depth.devices), f"{depth.seconds:g} s", f"{depth.least_s:g} s"
+    if zh:
+        return f"{what}  {number_of} 张卡实测，用时 {took}，每项至少 {least}；中位数（括号内为最快一批）"
     return (
-        f"{what}  {len(depth.devices)} 张卡实测，用时 {depth.seconds:g} s，每项至少 {depth.least_s:g} s；中位数，括号内为最快一批"
-        if zh
-        else f"{what}  {len(depth.devices)} devices measured in {depth.seconds:g} s, {depth.least_s:g} s a figure at"
-        " least; medians, in brackets the fastest batch"
+        f"{what}  {number_of} devices measured in {took}, {least} a figure at least; median (fastest batch)"
     )
 
 
@@ -149,8 +149,9 @@ def _outlier(one: Outlier, language: Language) -> str:
     slower = f"{100 * (1 - one.factor):.0f} %"
     name = label(one.figure, language)
     if language == "zh":
-        return f"{where} E852 {name} 比同类慢 {slower}：{number(one.value)}，中位数 {number(one.median)}"
-    return f"{where} E852 {name}: {slower} slower than its peers, {number(one.value)}, their median {number(one.median)}"
+        return f"{where} E852 {name} 比同类慢 {slower}：{number(one.value)}，同类 {number(one.median)}"
+    beside = f"{number(one.value)} beside {number(one.median)}"
+    return f"{where} E852 {name}: {slower} slower than its peers, {beside}"
 
 
 def _closing(depth: Depth, *, zh: bool) -> list[str]:
