@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from orchestrator.selection import Selection
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeCeiling:
@@ -59,6 +61,12 @@ def stored(home: Path, cluster: str, nodes: Iterable[str]) -> dict[str, NodeCeil
         except ConfigError as error:
             found[node] = f"the stored ceiling cannot be read: {error.problems[0].message}"
     return found
+
+
+def known(home: Path, selection: Selection) -> dict[str, object]:
+    """Of the nodes of a run, for its host.json."""
+    names = tuple(node.name for node in selection.cluster.nodes)
+    return as_document(stored(home, selection.cluster_name, names))
 
 
 def as_document(found: dict[str, NodeCeiling | str]) -> dict[str, object]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from orchestrator import __version__, facts
+from orchestrator import __version__, ceilings, facts
 from orchestrator.derive import derive, render
 from orchestrator.errors import Nx8Error, PreflightError, Problem
 from orchestrator.follow import follow
@@ -135,6 +135,7 @@ def run(
         "host": asdict(host),
         "nodes": {},
         "images": {},
+        "ceilings": ceilings.known(workspace.home, selection),
         "git": asdict(source),
         "cells": {},
         "containers": {},

@@ -19,6 +19,7 @@ from orchestrator import ceilings, doctor
 from orchestrator.doctor.deep.figures import (
     DTYPES,
     NODE_FIGURES,
+    NOT_MEASURED,
     REDUCE,
     Figure,
     Measured,
@@ -88,7 +89,7 @@ def measured(
     findings = doctor.look(workspace, cluster=cluster, vendor=vendor, cases=cases)
     began, at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     skipped = {
-        node.name: f"{check.code} {check.text()}"
+        node.name: f"{NOT_MEASURED} {check.code} {check.text()}"
         for node in findings.nodes
         for check in reversed(node.checks)
         if check.severity == "bad" and check.name in NEEDED

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+#: Codes of docs/errors.md: a node that was not measured, a measurement that failed, a slow one, no image.
+NOT_MEASURED, FAILED, STANDS_OUT, NO_IMAGE = "E850", "E851", "E852", "E853"
 #: dtypes of matrix products, in the order of the table.
 DTYPES = ("fp32", "tf32", "bf16", "fp16")
 NODE_FIGURES = (

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator import docker
-from orchestrator.doctor.deep.figures import Measured, read
+from orchestrator.doctor.deep.figures import FAILED, NO_IMAGE, NOT_MEASURED, Measured, read
 from orchestrator.doctor.deep.program import program
 from orchestrator.doctor.expected import Expected, expected
 from orchestrator.errors import BusyError, Nx8Error, Problem
@@ -161,12 +161,12 @@ class Local:
                 cwd=self._workspace.home,
             )
         except subprocess.TimeoutExpired:
-            tell[node] = f"E851 it did not end within {job.wanted.limit_s:g} s"
+            tell[node] = f"{FAILED} it did not end within {job.wanted.limit_s:g} s"
             return ()
         try:
             return site.read(done.stdout, job, node)
         except ValueError as error:
-            tell[node] = f"E851 {error}: {docker.last_words(done.stderr, rc=done.returncode)}"
+            tell[node] = f"{FAILED} {error}: {docker.last_words(done.stderr, rc=done.returncode)}"
         return ()
 
 
@@ -190,7 +190,7 @@ class Containers:
                 self.images[name] = image
             else:
                 why = image.problems[0].message if isinstance(image, Nx8Error) else self._lacking()
-                skipped[name] = why if why.startswith("E853") else f"E850 {why}"
+                skipped[name] = why if why.startswith(NO_IMAGE) else f"{NOT_MEASURED} {why}"
 
     def _image(self, remote: Remote) -> str | None:
         """The image of the cases, else the one that it is built from: both have the vendor's torch."""
@@ -204,7 +204,7 @@ class Containers:
 
     def _lacking(self) -> str:
         tags = ", ".join(one.tag for one in self._site.expected.images) or "of its cases"
-        return f"E853 no image to measure in ({tags}): run a case once, it is brought there then"
+        return f"{NO_IMAGE} no image to measure in ({tags}): run a case once, it is brought there then"
 
     def run(self, jobs: Sequence[Job], *, tell: dict[str, str]) -> list[tuple[Measured, ...]]:
         job_of = {node: job for job in jobs for node in job.nodes}
@@ -240,7 +240,7 @@ class Containers:
             try:
                 return self._site.read(done.stdout, job, remote.name)
             except ValueError as error:
-                return f"E851 {error}: {docker.last_words(done.stderr, rc=done.rc)}"
+                return f"{FAILED} {error}: {docker.last_words(done.stderr, rc=done.rc)}"
         finally:
             remote.run(docker.remove_argv(name), timeout_s=COMMAND_LIMIT_S)
 

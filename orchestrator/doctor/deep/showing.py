@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.doctor.deep.figures import DTYPES, REDUCE
+from orchestrator.doctor.deep.figures import DTYPES, REDUCE, STANDS_OUT
 from orchestrator.doctor.document import document as looked
 from orchestrator.doctor.table import cells, pad
+from orchestrator.messages import translated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +52,7 @@ def text(depth: Depth, language: Language = "en") -> str:
     lines = [_head(depth, zh=zh), ""]
     if depth.devices:
         lines += [*_devices(depth.devices, language), ""]
-        lines += [*_reduces(depth, language), ""]
+        lines += [*_reduces(depth), ""]
         lines += [*_reasons(depth.devices, language)]
     lines += [f"! {_outlier(one, language)}" for one in depth.outliers]
     lines += [f"✗ {node} {why}" for node, why in (depth.skipped | depth.failed).items()]
@@ -105,9 +106,8 @@ class _Nothing:
 _NONE = _Nothing()
 
 
-def _reduces(depth: Depth, language: Language) -> list[str]:
-    zh = language == "zh"
-    head = ["all-reduce", "algbw GB/s", "busbw GB/s", "MiB" if not zh else "MiB/次", "rank"]
+def _reduces(depth: Depth) -> list[str]:
+    head = ["all-reduce", "algbw GB/s", "busbw GB/s", "MiB", "rank"]
     ones = [*depth.within, *depth.pairs]
     if depth.whole is not None and len(depth.whole.nodes) > 2:
         ones.append(depth.whole)
@@ -140,7 +140,7 @@ def _reasons(devices: Sequence[Measured], language: Language) -> list[str]:
     lines = []
     for (name, reason), ones in found.items():
         where = "" if len(ones) == len(devices) else f" {', '.join(ones)}"
-        lines.append(f"– {label(name, language)}{where}: {reason}")
+        lines.append(f"– {label(name, language)}{where}: {translated(reason, language)}")
     return [*lines, ""] if lines else []
 
 
@@ -149,9 +149,11 @@ def _outlier(one: Outlier, language: Language) -> str:
     slower = f"{100 * (1 - one.factor):.0f} %"
     name = label(one.figure, language)
     if language == "zh":
-        return f"{where} E852 {name} 比同类慢 {slower}：{number(one.value)}，同类 {number(one.median)}"
+        return (
+            f"{where} {STANDS_OUT} {name} 比同类慢 {slower}：{number(one.value)}，同类 {number(one.median)}"
+        )
     beside = f"{number(one.value)} beside {number(one.median)}"
-    return f"{where} E852 {name}: {slower} slower than its peers, {beside}"
+    return f"{where} {STANDS_OUT} {name}: {slower} slower than its peers, {beside}"
 
 
 def _closing(depth: Depth, *, zh: bool) -> list[str]:
