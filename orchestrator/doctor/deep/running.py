@@ -5,7 +5,6 @@ fed by standard input, and removed; no file is written anywhere.
 from __future__ import annotations
 
 import getpass
-import hashlib
 import os
 import platform
 import secrets
@@ -22,8 +21,8 @@ from orchestrator.doctor.deep.figures import FAILED, NO_IMAGE, NOT_MEASURED, Mea
 from orchestrator.doctor.deep.program import program
 from orchestrator.doctor.expected import Expected, expected
 from orchestrator.errors import BusyError, Nx8Error, Problem
-from orchestrator.fleet import LOCK
 from orchestrator.hosts import fabric_address, known_hosts_file
+from orchestrator.lease import GRACE_S, Lease
 from orchestrator.remote.connection import Settings
 from orchestrator.remote.pool import Pool
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from orchestrator import selection
+    from orchestrator.cluster import Cluster
     from orchestrator.remote.remote import Remote
     from orchestrator.workspace import Workspace
 
@@ -176,7 +176,7 @@ class Containers:
     def __init__(self, pool: Pool, site: Site, names: Sequence[str]) -> None:
         self._pool = pool
         self._site = site
-        self._run = f"doctor-{secrets.token_hex(4)}"
+        self.run_id = f"doctor-{secrets.token_hex(4)}"
         self.images: dict[str, str] = {}
         cluster = site.expected.cluster
         self._addresses = {
@@ -225,7 +225,7 @@ class Containers:
         return [tuple(one for node in job.nodes for one in heard.get(node, ())) for job in jobs]
 
     def _one(self, remote: Remote, job: Job) -> tuple[Measured, ...] | str:
-        name = f"nx8-{self._run}-{job.wanted.nonce[:6]}"
+        name = f"nx8-{self.run_id}-{job.wanted.nonce[:6]}"
         try:
             done = remote.run(self._create(remote, name), timeout_s=CREATE_LIMIT_S)
             if done.rc != 0:
@@ -254,7 +254,7 @@ class Containers:
             command=("python3", "-"),
             num_devices=site.devices,
             node_job_dir=WORKDIR,
-            labels={"nx8.run": self._run, "nx8.deep": "1"},
+            labels={"nx8.run": self.run_id, "nx8.deep": "1"},
             environment=site.environment(),
         )
         # Neither job nor data: only the driver's folders, where the vendor has some.
@@ -265,7 +265,7 @@ class Containers:
         """Whatever container of ours is left, by its label."""
 
         def one(remote: Remote) -> None:
-            done = remote.run(docker.list_argv({"nx8.run": self._run}), timeout_s=COMMAND_LIMIT_S)
+            done = remote.run(docker.list_argv({"nx8.run": self.run_id}), timeout_s=COMMAND_LIMIT_S)
             for container in docker.read_list(done.stdout):
                 remote.run(docker.remove_argv(container), timeout_s=COMMAND_LIMIT_S)
 
@@ -288,7 +288,7 @@ def opened(
     with Pool(Settings.of(cluster, known), nodes) as pool:
         pool.each(lambda remote: remote.connect(limit_s=CONNECT_LIMIT_S), limit_s=CONNECT_LIMIT_S + 3.0)
         place = Containers(pool, site, names)
-        with _held(pool, sorted(names)):
+        with _held(pool, sorted(names), place.run_id, cluster):
             try:
                 place.find_images(names, skipped)
                 yield place
@@ -297,27 +297,35 @@ def opened(
 
 
 @contextmanager
-def _held(pool: Pool, names: Sequence[str]) -> Iterator[None]:
-    """The same lock as a run's: a node is measured alone."""
-    token = secrets.token_hex(16)
+def _held(pool: Pool, names: Sequence[str], run: str, cluster: Cluster) -> Iterator[None]:
+    """The same lock and lease as a run's: a node is measured alone, and ends what we left if we die."""
     owner = {
-        "token": hashlib.sha256(token.encode()).hexdigest()[:32],
-        "run": "doctor --deep",
+        "token": secrets.token_hex(16),
+        "run": run,
         "user": getpass.getuser(),
         "host": platform.node(),
         "pid": os.getpid(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "lease_s": cluster.lease_s,
+        "grace_s": GRACE_S,
+        "runs": f"{cluster.work_dir}/runs",
     }
-    taken: list[str] = []
+    leases: dict[str, Lease] = {}
     try:
         for name in names:
-            taken.append(name)
-            lock = pool[name].lock_dir(LOCK, owner)
+            leases[name] = Lease(pool[name], owner, lease_s=cluster.lease_s, tell=_nothing)
+            lock = leases[name].take()
             if not lock.won:
-                taken.pop()
+                del leases[name]
                 held = (lock.owner or {}).get("run", "?")
                 message = f"{name} is busy: run {held} has taken it meanwhile"
                 raise BusyError(Problem(code="E601", message=message, help="wait until it has ended"))
         yield
     finally:
-        pool.settle(lambda remote: remote.unlock_dir(LOCK, owner), nodes=taken, limit_s=COMMAND_LIMIT_S)
+        pool.settle(
+            lambda remote: leases[remote.name].release(), nodes=tuple(leases), limit_s=COMMAND_LIMIT_S
+        )
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """Nobody keeps a journal of measurements."""
