@@ -246,6 +246,39 @@ def test_the_ceiling_of_a_cell_is_the_mean_of_its_devices_of_the_same_day(home: 
         assert why in str(lacking.reason)
 
 
+def test_a_result_has_the_second_mfu_where_the_run_kept_a_ceiling(tmp_path: Path) -> None:
+    from orchestrator.derive import derive
+    from orchestrator.report.markdown import table_text
+    from tests.cellmaker import honest, write_run
+
+    folder, plan = write_run(tmp_path, honest())
+    host = json.loads(folder.host.read_text())
+    (cell,) = plan.cells
+
+    def metrics(ceilings: Any) -> dict[str, Any]:
+        given = host if ceilings is None else {**host, "ceilings": ceilings}
+        document = derive(folder, plan, given)
+        table_text(document, "zh")
+        return document["cells"][0]["metrics"]  # type: ignore[index,no-any-return]
+
+    assert "mfu_ceiling" not in metrics(None), "a run of an older version knows nothing of ceilings"
+    lacking = metrics({})["mfu_ceiling"]
+    assert lacking["value"] is None
+    assert "no ceiling was kept" in lacking["reason"]
+    at = plan.identity.created_utc
+    one = {"reason": None, "at_utc": at, "tflops": {cell.peak.dtype: [1e6] * cell.devices_per_node}}
+    nodes = {launch.node: one for launch in cell.launches}
+    found = metrics(nodes)
+    share = found["mfu_ceiling"]
+    speed = found["tokens_per_second_per_device"]["value"]
+    flops = share["details"]["flops_per_token"]
+    assert share["value"] == pytest.approx(speed * flops / 1e18)
+    assert flops == found["mfu_palm"]["details"]["flops_per_token"]
+    document = derive(folder, plan, {**host, "ceilings": nodes})
+    assert "nx8 doctor --deep" in table_text(document, "en")
+    assert "当日实测上限" in table_text(document, "zh")
+
+
 def test_the_share_of_the_ceiling_is_null_where_it_would_be_more_than_all() -> None:
     speed = Metric(name="s", value=1e6, unit="", direction="higher", reason=None, formula="", details={})
     share, details = against_ceiling(

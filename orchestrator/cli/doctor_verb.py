@@ -31,6 +31,14 @@ if TYPE_CHECKING:
     metavar="S",
     help="With --deep: a figure is measured for S seconds at least.",
 )
+@click.option(
+    "--limit",
+    type=Seconds(),
+    default=15.0,
+    show_default=True,
+    metavar="S",
+    help="Be done looking within S seconds; what was not heard by then is said.",
+)
 @click.option("--nagios", is_flag=True, help="One line, and Nagios' exit codes 0 to 3.")
 @language.option("Words of the table.")
 @click.pass_context
@@ -42,6 +50,7 @@ def command(
     as_json: bool,
     deep: bool,
     least: float,
+    limit: float,
     nagios: bool,
     lang: Language,
 ) -> int:
@@ -62,12 +71,13 @@ def command(
         raise click.UsageError("--nagios prints its own line: without --json and --deep")
     if deep:
         where = {"vendor": vendor, "cluster": cluster}
-        return _deep(ctx, where, cases=cases, least=least, lang=lang, as_json=as_json)
+        return _deep(ctx, where, cases=cases, least=least, limit=limit, lang=lang, as_json=as_json)
     if nagios:
-        return _nagios(ctx, vendor=vendor, cluster=cluster, cases=cases)
+        return _nagios(ctx, vendor=vendor, cluster=cluster, cases=cases, limit=limit)
     if sys.stderr.isatty() and not as_json:
-        click.echo("looking at every node, 15 s at most …", err=True)
-    findings = doctor.look(workspace_of(ctx), cluster=cluster, vendor=vendor, cases=cases)
+        click.echo(f"looking at every node, {limit:g} s at most …", err=True)
+    where_of = workspace_of(ctx)
+    findings = doctor.look(where_of, cluster=cluster, vendor=vendor, cases=cases, limit_s=limit)
     if as_json:
         click.echo(json.dumps(document.document(findings), indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -82,6 +92,7 @@ def _deep(
     *,
     cases: tuple[str, ...],
     least: float,
+    limit: float,
     lang: Language,
     as_json: bool,
 ) -> int:
@@ -97,6 +108,7 @@ def _deep(
             vendor=where["vendor"],
             cases=cases,
             least_s=least,
+            limit_s=limit,
             say=lambda text: click.echo(text, err=True),
         )
     if as_json:
@@ -108,14 +120,16 @@ def _deep(
     return worst((int(depth.findings.exit_code), int(depth.exit_code)))
 
 
-def _nagios(ctx: click.Context, *, vendor: str | None, cluster: str | None, cases: tuple[str, ...]) -> int:
+def _nagios(
+    ctx: click.Context, *, vendor: str | None, cluster: str | None, cases: tuple[str, ...], limit: float
+) -> int:
     """Whatever keeps us from looking is UNKNOWN there, not a usage error."""
     from orchestrator import doctor
     from orchestrator.doctor import document
     from orchestrator.errors import Nx8Error
 
     try:
-        findings = doctor.look(workspace_of(ctx), cluster=cluster, vendor=vendor, cases=cases)
+        findings = doctor.look(workspace_of(ctx), cluster=cluster, vendor=vendor, cases=cases, limit_s=limit)
     except Nx8Error as error:
         click.echo(f"NX8 UNKNOWN - {error.problems[0].code} {error.problems[0].message}".replace("|", "/"))
         return 3

@@ -79,13 +79,14 @@ class Asked(Protocol):
 class Asking:
     """Questions to one node, within one deadline (monotonic clock); what was not answered is in `missed`."""
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, *, question_s: float = QUESTION_S) -> None:
         self.deadline = deadline
+        self.question_s = question_s
         self.missed: dict[str, str] = {}
 
     @property
     def left_s(self) -> float:
-        return max(0.1, min(QUESTION_S, self.deadline - time.monotonic()))
+        return max(0.1, min(self.question_s, self.deadline - time.monotonic()))
 
     def ask(self, what: str, question: Callable[[], T], default: T) -> T:
         """Raises LinkLost."""
@@ -107,7 +108,7 @@ def look(remote: Asked, wanted: Expected, *, base: Seen, limit_s: float) -> Seen
     """`base` with everything that the node answers within `limit_s`. Raises RemoteError when it answers not
     even its name.
     """
-    asking = Asking(time.monotonic() + limit_s)
+    asking = Asking(time.monotonic() + limit_s, question_s=max(QUESTION_S, limit_s / 3))
     hello = remote.hello(timeout_s=asking.left_s)
     seen = replace(base, hello=hello)
     texts = asking.ask(

@@ -79,6 +79,7 @@ def measured(
     vendor: str | None,
     cases: tuple[str, ...] = (),
     least_s: float = LEAST_S,
+    limit_s: float = doctor.LIMIT_S,
     say: Callable[[str], None] = lambda _: None,
 ) -> Depth:
     """Looks first, then measures every node that can be: devices all at once, pairs of nodes round by round,
@@ -86,7 +87,7 @@ def measured(
 
     Raises ConfigError; BusyError where somebody takes a node meanwhile.
     """
-    findings = doctor.look(workspace, cluster=cluster, vendor=vendor, cases=cases)
+    findings = doctor.look(workspace, cluster=cluster, vendor=vendor, cases=cases, limit_s=limit_s)
     began, at = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
     skipped = {
         node.name: f"{NOT_MEASURED} {check.code} {check.text()}"
