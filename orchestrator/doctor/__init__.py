@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.doctor.checks import judged
-from orchestrator.doctor.checks.making import bad, both
+from orchestrator.doctor.checks.making import both, warn
 from orchestrator.doctor.expected import Expected, expected
 from orchestrator.doctor.findings import Check, Findings, NodeFindings
 from orchestrator.doctor.looking import Here, met
@@ -79,9 +79,11 @@ def look(
 
 
 def _here(wanted: Expected) -> tuple[Check, ...]:
-    """What of this machine's own files would end a run before it reaches a node."""
+    """What of this machine's own files would end a run before it reaches a node: the nodes can run all the
+    same, so it is a warning.
+    """
     return tuple(
-        bad(
+        warn(
             "here",
             problem.code,
             f"本机：{problem.message}",
