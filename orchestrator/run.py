@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from orchestrator import __version__, facts, failpoints
+from orchestrator import __version__, ceilings, facts, failpoints
 from orchestrator.attempts import attempted
 from orchestrator.derive import derive, render
 from orchestrator.errors import Nx8Error, PreflightError, Problem, Stopped
@@ -169,6 +169,7 @@ def run(
         "host": asdict(host),
         "nodes": {},
         "images": {},
+        "ceilings": ceilings.known(workspace.home, selection),
         "git": asdict(source),
         "cells": {},
         "containers": {},

@@ -43,10 +43,12 @@ PAGES: dict[str, Page] = {
         examples=(
             ("nx8 doctor --cluster NAME", "every node, a table and what mends each problem"),
             ("nx8 doctor llama2_7b --cluster NAME --json", "for a program, with this case's data and image"),
+            ("nx8 doctor --cluster NAME --deep", "then measure idle nodes: minutes"),
             ("nx8 doctor --cluster NAME --nagios", "one line for monitoring, exit 0 to 3"),
         ),
-        exits=(2, 3),
+        exits=(2, 3, 6),
         reads=(*CONFIGURATION, "data_dir of the cluster: manifests"),
+        writes=("with --deep: results/ceilings/<cluster>/<node>.json",),
     ),
     "run": Page(
         examples=(
