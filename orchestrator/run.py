@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from orchestrator import __version__, facts
+from orchestrator import __version__, facts, history
 from orchestrator.derive import derive, render
 from orchestrator.errors import Nx8Error, PreflightError, Problem
 from orchestrator.follow import follow
@@ -153,6 +153,8 @@ def run(
             about["cells"] = {cell_id: asdict(one) for cell_id, one in seen.items()}
             about["containers"] = runner.containers()
             reported(folder, planned, about, phases)
+    if (line := history.remember(workspace.results)) is not None:
+        view.phase("history", line)
     return folder
 
 

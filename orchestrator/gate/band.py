@@ -93,6 +93,4 @@ def _words(kind: BandKind, change: float, half: float, n: int, rule: Rule) -> st
 
 
 def _without(n: int, why: str) -> Verdict:
-    return Verdict(
-        kind="not_enough", median=None, band_low=None, band_high=None, n=n, change=None, why=why
-    )
+    return Verdict(kind="not_enough", median=None, band_low=None, band_high=None, n=n, change=None, why=why)

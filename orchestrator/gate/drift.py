@@ -25,7 +25,9 @@ MAX_POINTS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """The level moved at point `index`: medians of the segments before and after it, and the relative change."""
+    """The level moved at point `index`: medians of the segments before and after it, and by how much,
+    relative.
+    """
 
     index: int
     before: float

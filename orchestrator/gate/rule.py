@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 
 Confirm = Literal["next-night", "rerun", "both"]
 Direction = Literal["higher", "lower"]
-#: Metrics that a gate can judge: those whose direction says which way is worse, and which follow from no other.
+#: Metrics that a gate can judge: they have a direction, and follow from no other.
 GateMetric = Literal["tokens_per_second_per_device", "loss", "memory_used_bytes", "acc_mmmu"]
 
 
@@ -49,7 +49,12 @@ class Rule:
     noisy_above: Annotated[float, Gt(0), Le(1)] = 0.1
     apart_h: Annotated[float, Gt(0), Le(168)] = 8.0
     confirm: Confirm = "next-night"
-    metrics: tuple[GateMetric, ...] = ("tokens_per_second_per_device", "loss", "memory_used_bytes", "acc_mmmu")
+    metrics: tuple[GateMetric, ...] = (
+        "tokens_per_second_per_device",
+        "loss",
+        "memory_used_bytes",
+        "acc_mmmu",
+    )
     rehearse: bool = False
 
     def __post_init__(self) -> None:
@@ -58,7 +63,7 @@ class Rule:
 
 
 def rule_for(rule: Rule, metric: str) -> MetricRule:
-    """Direction and smallest effect of `metric` under `rule`. Raises KeyError for one that has no direction."""
+    """Direction and smallest effect of `metric`. Raises KeyError for one that no gate judges."""
     own = METRICS[metric]
     effects: dict[str, float] = dict(rule.min_effect)  # type: ignore[arg-type]
     return replace(own, min_effect=effects.get(metric, own.min_effect))

@@ -7,11 +7,10 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from orchestrator.gate.band import Verdict, judge, mad
+from orchestrator.gate.rule import MetricRule, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from orchestrator.gate.rule import MetricRule, Rule
 
 #: What a point is called: suspect is outside the band and not confirmed; recovered is the first point that is
 #: in band again after a confirmed one; accepted is where a person began a new baseline.
@@ -87,7 +86,7 @@ class _Walker:
         return self._inside(point, verdict)
 
     def _accepted(self, point: Point) -> Judged:
-        """A person said that this is normal now. The spread of what was before stays until there is another."""
+        """A person said that this is normal now. The spread of before stays until there is another."""
         known = self.baseline[-self.rule.window :]
         if len(known) >= self.rule.min_points and median(known) > 0:
             self.inherited = mad(known) / median(known)
