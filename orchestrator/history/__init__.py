@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import Nx8Error
 from orchestrator.history import store
-from orchestrator.history.files import Unread, archived, database_of, read_run
+from orchestrator.history.files import (
+    ACCEPTED,
+    WRONG_SHAPE,
+    Unread,
+    archived,
+    database_of,
+    read_accepted,
+    read_run,
+)
 from orchestrator.history.record import RunRecord
 from orchestrator.history.store import DamagedError, HistoryError
 from orchestrator.results import RunFolder
@@ -48,6 +56,10 @@ def take_up(connection: sqlite3.Connection, results: Path) -> Taken:
     found = [read_run(folder) for folder in RunFolder.all(results / "runs") if folder.run_id not in known]
     records = [one for one in found if isinstance(one, RunRecord)]
     count = store.add(connection, records) if records else 0
+    for folder in RunFolder.all(results / "runs"):
+        if folder.run_id in known and (folder.path / ACCEPTED).is_file():
+            with contextlib.suppress(*WRONG_SHAPE):
+                store.add_accepted(connection, folder.run_id, read_accepted(folder))
     return Taken(count=count, unread=tuple(one for one in found if isinstance(one, Unread)))
 
 
