@@ -41,7 +41,7 @@ lint: $(VENV)/.dev ## style, the trainer's Python 3.8 floor, and the direction o
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/vermin -t=3.8- --eval-annotations --no-tips --quiet --violations cases/trainer
-	$(BIN)/vermin -t=3.6- --no-tips --quiet --violations orchestrator/node/agent.py orchestrator/node/monitor.py
+	$(BIN)/vermin -t=3.6- --no-tips --quiet --violations orchestrator/node/agent.py orchestrator/node/monitor.py orchestrator/node/examine.py
 	$(BIN)/vermin -t=3.8- --no-tips --quiet --violations orchestrator/node/commands.py
 	$(BIN)/lint-imports
 

@@ -525,6 +525,27 @@ def keeps_blobs(raw: bytes) -> bool:
     return isinstance(found, list) and any("io.containerd.snapshotter" in str(one) for one in found)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What an engine can start containers with, and where it keeps them."""
+
+    runtimes: tuple[str, ...]
+    default_runtime: str | None
+    root_dir: str | None
+
+
+def read_engine(raw: bytes) -> EngineInfo | None:
+    """The answer to `info_argv`; None for another. Never raises."""
+    found = _mapping(_json(raw[:MAX_ANSWER_BYTES]))
+    if "Runtimes" not in found:
+        return None
+    return EngineInfo(
+        runtimes=tuple(sorted(_mapping(found["Runtimes"]))),
+        default_runtime=_text(found.get("DefaultRuntime")),
+        root_dir=_text(found.get("DockerRootDir")),
+    )
+
+
 def read_version(raw: bytes) -> EngineVersion | Problem:
     """The answer to `version_argv`, or what is wrong with it. Never raises."""
     found = _json(raw[:MAX_ANSWER_BYTES])

@@ -26,7 +26,7 @@ from orchestrator.sources import kept, prepared
 from orchestrator.verdict import HostSeen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -225,12 +225,17 @@ def master_address(selection: Selection) -> str | None:
     return fabric_address(selection.cluster, selection.cluster.nodes[0])
 
 
+def needed_modules(*, engines: Collection[str], plugins: Collection[str]) -> tuple[str, ...]:
+    """The Python modules that training takes."""
+    return tuple(sorted({"torch", *plugins, *({"deepspeed"} if "deepspeed" in engines else ())}))
+
+
 def preflight(planned: Plan) -> None:
     """What must stand before a rank is started. Raises PreflightError (E302) listing all that is missing."""
-    wanted = {"torch"}
-    for cell in planned.cells:
-        wanted |= {"deepspeed"} if cell.job.engine == "deepspeed" else set()
-        wanted |= {cell.job.device.plugin} if cell.job.device.plugin else set()
+    wanted = needed_modules(
+        engines={cell.job.engine for cell in planned.cells},
+        plugins={cell.job.device.plugin for cell in planned.cells if cell.job.device.plugin},
+    )
     missing = sorted(name for name in wanted if importlib.util.find_spec(name.partition(".")[0]) is None)
     if missing:
         raise PreflightError(

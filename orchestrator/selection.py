@@ -51,6 +51,41 @@ def select(
     missing or wrong.
     """
     problems: list[Problem] = []
+    where = _site(workspace, vendor=vendor, cluster=cluster, problems=problems)
+    cluster_name, site, vendor_name, stack = where
+    chosen = _cases(workspace, cases, site, problems)
+    if problems or site is None or stack is None or cluster_name is None or vendor_name is None:
+        raise ConfigError(_once(problems))
+    return Selection(
+        cluster_name=cluster_name, cluster=site, vendor_name=vendor_name, vendor=stack, cases=tuple(chosen)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A cluster and its vendor, by name and by value, whatever is to be trained there."""
+
+    cluster_name: str
+    cluster: Cluster
+    vendor_name: str
+    vendor: Vendor
+
+
+def site_of(workspace: Workspace, *, vendor: str | None, cluster: str | None) -> Site:
+    """As `select` finds them. Raises ConfigError with all that is missing or wrong."""
+    problems: list[Problem] = []
+    cluster_name, site, vendor_name, stack = _site(
+        workspace, vendor=vendor, cluster=cluster, problems=problems
+    )
+    if problems or site is None or stack is None or cluster_name is None or vendor_name is None:
+        raise ConfigError(_once(problems))
+    return Site(cluster_name=cluster_name, cluster=site, vendor_name=vendor_name, vendor=stack)
+
+
+def _site(
+    workspace: Workspace, *, vendor: str | None, cluster: str | None, problems: list[Problem]
+) -> tuple[str | None, Cluster | None, str | None, Vendor | None]:
+    """Name and value of cluster and vendor; what is missing or wrong is None, and in `problems`."""
     cluster_name = cluster or _cluster_of(workspace, vendor, problems)
     site = _read(workspace, workspace.cluster_file(cluster_name), Cluster, problems) if cluster_name else None
     vendor_name = vendor or (site.vendor if site else None)
@@ -73,12 +108,7 @@ def select(
                 help=f"its devices: {', '.join(stack.devices)}",
             )
         )
-    chosen = _cases(workspace, cases, site, problems)
-    if problems or site is None or stack is None or cluster_name is None or vendor_name is None:
-        raise ConfigError(_once(problems))
-    return Selection(
-        cluster_name=cluster_name, cluster=site, vendor_name=vendor_name, vendor=stack, cases=tuple(chosen)
-    )
+    return cluster_name, site, vendor_name, stack
 
 
 def _once(problems: list[Problem]) -> list[Problem]:
