@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
@@ -139,6 +139,19 @@ def shown_nodes(nodes: tuple[NodeSight, ...], *, room: int) -> tuple[NodeSight, 
     behind = sorted(nodes, key=lambda one: (one.step, one.tokens_per_second_per_device or 0.0))
     kept = {one.node for one in behind[: max(1, room)]}
     return tuple(one for one in nodes if one.node in kept)
+
+
+class Silent:
+    """Shows nothing: for a nightly that speaks only when something is wrong."""
+
+    def phase(self, name: str, detail: str = "") -> None:
+        pass
+
+    def training(self, cell_id: str) -> AbstractContextManager[None]:  # noqa: ARG002 - as every view
+        return nullcontext()
+
+    def sight(self, sight: Sight) -> None:
+        pass
 
 
 class Plain:

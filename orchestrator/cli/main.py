@@ -23,6 +23,7 @@ VERBS = {
     "report": "Print the tables of a stored run.",
     "parse": "Recompute a stored run and compare, or read figures from any training log.",
     "compare": "Put runs and published rows side by side.",
+    "nightly": "Run a suite unattended: look, run, judge, write down, and tell.",
     "history": "List the cells of stored runs, newest first, with what they proved.",
     "trend": "Show how a metric went, series by series, with its band.",
     "show": "Show one run beside its history: each figure, its band, and what changed.",

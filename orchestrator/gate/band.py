@@ -48,21 +48,23 @@ def judge(
     rule: Rule,
     metric: MetricRule,
     inherited: float | None = None,
+    reference: float | None = None,
 ) -> Verdict:
     """`new` against the last `rule.window` of `before`, oldest first.
 
     `inherited` is the relative MAD of the baseline before this one, where a person accepted a run: what was
-    accepted is the new median at once, while its spread is not known before `min_points` points.
+    accepted is the new median at once, while its spread is not known before `min_points` points. With a
+    `reference`, a published figure, the band lies around it, as wide as the series' own noise makes it.
     """
     values = list(before)[-rule.window :]
     n = len(values)
     enough = n >= rule.min_points
-    if not enough and (inherited is None or n == 0):
+    if reference is None and not enough and (inherited is None or n == 0):
         return _without(n, f"{n} of {rule.min_points} points that a baseline needs")
-    centre = median(values)
+    centre = median(values) if reference is None else reference
     if not centre > 0:
         return _without(n, f"the median of {n} points is {centre:g}: no relative change can be told")
-    spread = mad(values) / centre if enough else max(inherited or 0.0, mad(values) / centre if n > 2 else 0.0)
+    spread = max(0.0 if enough else inherited or 0.0, mad(values) / centre if n > 2 else 0.0)
     half = max(rule.k * spread, metric.min_effect)
     low, high = centre * (1 - half), centre * (1 + half)
     change = new / centre - 1
@@ -80,12 +82,13 @@ def judge(
         band_high=high,
         n=n,
         change=change,
-        why=_words(kind, change, half, n, rule),
+        why=_words(kind, change, half, n, rule, reference),
     )
 
 
-def _words(kind: BandKind, change: float, half: float, n: int, rule: Rule) -> str:
-    band = f"±{half:.1%} of the median of {n}"
+def _words(kind: BandKind, change: float, half: float, n: int, rule: Rule, reference: float | None) -> str:
+    centre = f"the median of {n}" if reference is None else f"the published {reference:.4g}"
+    band = f"±{half:.1%} of {centre}"
     if kind == "noisy":
         return f"the series' own noise, {band}, is above {rule.noisy_above:.0%}: nothing can be told from it"
     place = "inside" if kind == "in_band" else "outside"

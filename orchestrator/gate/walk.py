@@ -68,6 +68,7 @@ class _Walker:
 
     rule: Rule
     metric: MetricRule
+    reference: float | None = None
     baseline: list[float] = field(default_factory=list)
     inherited: float | None = None
     pending: list[Point] = field(default_factory=list)
@@ -76,10 +77,15 @@ class _Walker:
     last_good: str | None = None
 
     def next(self, point: Point) -> Judged:
-        if point.accepted:
+        if point.accepted and self.reference is None:
             return self._accepted(point)
         verdict = judge(
-            self.baseline, point.value, rule=self.rule, metric=self.metric, inherited=self.inherited
+            self.baseline,
+            point.value,
+            rule=self.rule,
+            metric=self.metric,
+            inherited=self.inherited,
+            reference=self.reference,
         )
         if verdict.kind in ("worse", "better"):
             return self._outside(point, verdict)
@@ -169,9 +175,11 @@ def _is_confirmed(nights: Sequence[Sequence[Point]], rule: Rule) -> bool:
     return sum(len(night) >= 2 for night in nights) >= 2
 
 
-def walk(points: Sequence[Point], *, rule: Rule, metric: MetricRule) -> Trend:
-    """Judges every point by those before it; `points` oldest first, proven ones of one series only."""
-    walker = _Walker(rule=rule, metric=metric)
+def walk(points: Sequence[Point], *, rule: Rule, metric: MetricRule, reference: float | None = None) -> Trend:
+    """Judges every point by those before it; `points` oldest first, proven ones of one series only. With a
+    `reference`, a published figure, the band lies around that, and nothing needs to be accepted.
+    """
+    walker = _Walker(rule=rule, metric=metric, reference=reference)
     judged = tuple(walker.next(point) for point in points)
     return Trend(judged=judged, state=_state(judged))
 

@@ -1,0 +1,119 @@
+"""`nx8 nightly`"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli.common import workspace_of
+
+if TYPE_CHECKING:
+    from orchestrator.nightly.document import Night
+    from orchestrator.ui import View
+
+
+class SuiteFirst(click.Group):
+    """`nx8 nightly SUITE` runs a suite: what is no command of this group is the name of one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = args and (args[0] in self.commands or args[0] in ("-h", "--help"))
+        return super().resolve_command(ctx, args if known else ["run", *args])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Options before the suite are those of a run.
+        if args and args[0].startswith("-") and args[0] not in ("-h", "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("nightly", cls=SuiteFirst, subcommand_metavar="SUITE [OPTIONS] | install SUITE [OPTIONS]")
+def command() -> None:
+    """Run a suite unattended: look, run, judge, write down, and tell.
+
+    Exit 0 in band, 1 a confirmed regression, 3 nodes are missing, 4 a cell failed, 6 busy, 7 the time budget
+    was used up. `nx8 nightly run --help` has the options.
+    """
+
+
+@command.command("run")
+@click.argument("suite")
+@click.option("--cluster", metavar="NAME", help="A file of cluster/. [default: the suite's; local]")
+@click.option("--vendor", metavar="NAME", help="A folder of dockerfiles/.")
+@click.option("--budget", metavar="6h", help="Time budget: 90s, 45m or 6h. [default: the suite's]")
+@click.option("--quiet", is_flag=True, help="Say nothing unless something is out of band or went wrong.")
+@click.option("--json", "as_json", is_flag=True, help="Print the night as one JSON document.")
+@click.option(
+    "--textfile",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write a Prometheus textfile there.",
+)
+@click.pass_context
+def run_command(
+    ctx: click.Context,
+    suite: str,
+    cluster: str | None,
+    vendor: str | None,
+    budget: str | None,
+    quiet: bool,
+    as_json: bool,
+    textfile: Path | None,
+) -> int:
+    """Run a suite of cases/suites/ once, as a timer would."""
+    from orchestrator import nightly, ui
+    from orchestrator.signals import Signals
+    from orchestrator.suites import seconds
+
+    try:
+        budget_s = None if budget is None else seconds(budget)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--budget") from error
+    ui.tolerate_any_reader()
+    asked = nightly.Asked(
+        suite=suite,
+        cluster=cluster,
+        vendor=vendor,
+        budget_s=budget_s,
+        textfile=textfile,
+        argv=tuple(sys.argv),
+    )
+    with Signals() as signals:
+        view: View = ui.Silent() if quiet else ui.Plain(sys.stderr)
+        night = nightly.night(workspace_of(ctx), asked, view=view, signals=signals)
+    show(night, quiet=quiet, as_json=as_json)
+    return int(night.exit_code or 0)
+
+
+def show(night: Night, *, quiet: bool, as_json: bool) -> None:
+    from orchestrator.nightly.document import blocks, text
+
+    if as_json:
+        import json
+
+        click.echo(json.dumps(night.document(), indent=2, ensure_ascii=False, allow_nan=False))
+    elif not quiet:
+        click.echo(text(night), nl=False)
+    elif lines := [*blocks(night), *worth_saying(night)]:
+        click.echo("\n".join([*lines, f"  report: {night.folder / 'report.txt'}   (exit {night.exit_code})"]))
+
+
+def worth_saying(night: Night) -> list[str]:
+    """What cron should send although nothing regressed. A cluster that is busy once is normal."""
+    from orchestrator.nightly.notice import read_state
+
+    if night.state == "skipped":
+        rows = read_state(night.folder.parent).busy_in_a_row
+        return [f"BUSY {rows} nights in a row: {'; '.join(night.notes)}"] if rows > 1 else []
+    lines = [f"NOT WELL {one.name}: {one.reason}" for one in night.ran if one.exit_code]
+    lines += [
+        f"REPLACED {bad} by {spare} in {one.name}" for one in night.ran for bad, spare in one.replaced.items()
+    ]
+    lines += [
+        f"LEFT OUT {bad} of {one.name}: {why}" for one in night.ran for bad, why in one.left_out.items()
+    ]
+    return lines + [f"NOTE {note}" for note in night.notes]
