@@ -117,3 +117,81 @@ def worth_saying(night: Night) -> list[str]:
         f"LEFT OUT {bad} of {one.name}: {why}" for one in night.ran for bad, why in one.left_out.items()
     ]
     return lines + [f"NOTE {note}" for note in night.notes]
+
+
+def _program() -> Path:
+    """The nx8 that a timer can start: this one, or where we run as a module the one beside our Python."""
+    called = Path(sys.argv[0]).absolute()
+    return called if called.name != "__main__.py" else Path(sys.executable).absolute().with_name("nx8")
+
+
+@command.command("install")
+@click.argument("suite")
+@click.option("--cluster", metavar="NAME", help="A file of cluster/. [default: the suite's; local]")
+@click.option(
+    "--at", default="02:00", show_default=True, metavar="HH:MM", help="When, in the machine's time."
+)
+@click.option("--user", "user_unit", is_flag=True, help="Units of your own account (~/.config/systemd/user).")
+@click.option("--cron", "as_cron", is_flag=True, help="A file of /etc/cron.d instead of systemd units.")
+@click.option(
+    "--as", "account", metavar="NAME", help="Which account runs it. [default: root; with --user you]"
+)
+@click.option(
+    "--textfile",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where each night leaves its Prometheus textfile.",
+)
+@click.option(
+    "--dir", "folder", type=click.Path(path_type=Path, file_okay=False), help="Write the files there."
+)
+@click.option("--dry-run", is_flag=True, help="Print the files, and write nothing.")
+@click.pass_context
+def install_command(
+    ctx: click.Context,
+    suite: str,
+    cluster: str | None,
+    at: str,
+    user_unit: bool,
+    as_cron: bool,
+    account: str | None,
+    textfile: Path | None,
+    folder: Path | None,
+    dry_run: bool,
+) -> None:
+    """Write what starts a suite every night: a systemd service and timer, or a file of cron.
+
+    Nothing is enabled; the commands for that are printed. A file that somebody edited is never overwritten.
+    """
+    from orchestrator import nightly
+    from orchestrator.nightly import schedule
+    from orchestrator.selection import site_of
+
+    workspace = workspace_of(ctx.find_root())
+    read = nightly.read_suite(workspace, suite)
+    site = site_of(workspace, vendor=None, cluster=cluster or read.cluster)
+    if user_unit and (as_cron or account):
+        raise click.UsageError("--user is for systemd units of your own account: without --cron and --as")
+    wanted = schedule.Wanted(
+        suite=suite,
+        cluster=site.cluster_name,
+        program=_program(),
+        home=workspace.home.absolute(),
+        at=at,
+        textfile=None if textfile is None else textfile.absolute(),
+        user=account,
+        budget_s=read.budget_s,
+    )
+    default = "/etc/cron.d" if as_cron else "~/.config/systemd/user" if user_unit else "/etc/systemd/system"
+    where = folder or Path(default).expanduser()
+    files = (schedule.cron(wanted, where),) if as_cron else schedule.systemd(wanted, where)
+    if dry_run:
+        click.echo("\n".join(f"# {one.path}\n{one.text}" for one in files), nl=False)
+        return
+    written = schedule.install(files)
+    for one in files:
+        click.echo(f"{'wrote' if one.path in written else 'is so already'}  {one.path}")
+    if not as_cron:
+        own = " --user" if user_unit else ""
+        timer = files[1].path.name
+        click.echo(f"next   systemctl{own} daemon-reload && systemctl{own} enable --now {timer}")

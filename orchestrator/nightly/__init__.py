@@ -6,6 +6,7 @@ notice.py  what others hear of it · schedule.py  systemd and cron
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,6 +40,7 @@ from orchestrator.results.storage import link_atomic, make_folder
 from orchestrator.run import Request, run
 from orchestrator.selection import Site, select, site_of
 from orchestrator.suites import Suite
+from orchestrator.text import NAME_REGEX
 
 if TYPE_CHECKING:
     import sqlite3
@@ -67,7 +69,7 @@ class Asked:
 def read_suite(workspace: Workspace, name: str) -> Suite:
     """Raises ConfigError (E742 for one that is not there)."""
     path = workspace.suite_file(name)
-    if name not in workspace.suite_names():
+    if not re.fullmatch(NAME_REGEX, name) or name not in workspace.suite_names():
         known = ", ".join(workspace.suite_names()) or "none"
         message = f"suite {name[:80]!a} is not known here: {workspace.shown(path)} is missing"
         raise ConfigError(Problem(code="E742", message=message, help=f"known: {known}; docs/nightly.md"))
