@@ -8,14 +8,14 @@ of ours. Drift: an autoregressive wandering of the level.
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.gate import Point, Rule, rule_for, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import random
+    from collections.abc import Sequence
 
 DAY_S = 86400.0
 CV = 0.006
@@ -36,10 +36,8 @@ class Noise:
     memory: float = 0.97
 
 
-def year(
-    rng: random.Random, noise: Noise, *, nights: int, level: Callable[[int], float] = lambda _: 1.0
-) -> list[Point]:
-    """One series: a point a night, around 3000 tokens/s times `level(night)`."""
+def year(rng: random.Random, noise: Noise, *, nights: int, fall_at: int | None = None) -> list[Point]:
+    """One series: a point a night around 3000 tokens/s, and 5 % lower from the night `fall_at` on."""
     points = []
     wander = 0.0
     step = noise.drift * math.sqrt(1 - noise.memory**2)
@@ -49,7 +47,8 @@ def year(
         shared = rng.gauss(0, CV * math.sqrt(NIGHT_SHARE))
         own = rng.gauss(0, CV * math.sqrt(1 - NIGHT_SHARE))
         slow = 1 - rng.uniform(0.03, 0.12) if dipped else 1.0
-        value = 3000 * level(night) * (1 + wander) * (1 + shared + own) * slow
+        level = 0.95 if fall_at is not None and night >= fall_at else 1.0
+        value = 3000 * level * (1 + wander) * (1 + shared + own) * slow
         points.append(Point(at_s=night * DAY_S, value=value, run_id=f"{night:04d}"))
     return points
 

@@ -69,17 +69,19 @@ def decide(
     return tuple(sorted(fates, key=lambda fate: fate.run_id))
 
 
-def _ranked(records: Iterable[RunRecord]) -> dict[Series, list[str]]:
-    """Series → its MEASURED runs, newest first."""
-    ranked: dict[Series, list[str]] = {}
+def _ranked(records: Iterable[RunRecord]) -> dict[tuple[Series, bool], list[str]]:
+    """(series, whether degraded) → its MEASURED runs, newest first."""
+    ranked: dict[tuple[Series, bool], list[str]] = {}
     for record in sorted(records, key=lambda one: one.at_s, reverse=True):
         for cell in record.cells:
             if cell.verdict == MEASURED:
-                ranked.setdefault(cell.series, []).append(record.run_id)
+                ranked.setdefault((cell.series, cell.degraded), []).append(record.run_id)
     return ranked
 
 
-def _fate(record: RunRecord, newest: Mapping[Series, list[str]], keep: Keep, now_s: float) -> Fate:
+def _fate(
+    record: RunRecord, newest: Mapping[tuple[Series, bool], list[str]], keep: Keep, now_s: float
+) -> Fate:
     def stays(why: str) -> Fate:
         return Fate(run_id=record.run_id, goes=False, why=why)
 
@@ -98,9 +100,9 @@ def _fate(record: RunRecord, newest: Mapping[Series, list[str]], keep: Keep, now
     return Fate(run_id=record.run_id, goes=True, why="old")
 
 
-def _recent(record: RunRecord, newest: Mapping[Series, list[str]], count: int) -> bool:
+def _recent(record: RunRecord, newest: Mapping[tuple[Series, bool], list[str]], count: int) -> bool:
     """Of a run that proved nothing: whether it is as young as what stays of its series."""
-    kept = [runs[:count][-1] for cell in record.cells if (runs := newest.get(cell.series))]
+    kept = [runs[:count][-1] for cell in record.cells if (runs := newest.get((cell.series, False)))]
     return any(record.run_id >= oldest for oldest in kept)
 
 

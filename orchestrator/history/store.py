@@ -16,13 +16,13 @@ import select
 import sqlite3
 import time
 from dataclasses import astuple
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import Exit, Nx8Error, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from orchestrator.history.record import Accepted, CellRecord, RunRecord
 
@@ -186,11 +186,10 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
         raise DamagedError(_damaged(path, str(found)[:200]))
 
 
-def on_network(path: Path) -> bool:
-    """Whether `path` lies on a file system that other machines share."""
+def on_network(path: Path, mounts: str | None = None) -> bool:
+    """Whether `path` lies on a file system that other machines share; `mounts` as /proc/self/mountinfo."""
     try:
-        with open("/proc/self/mountinfo", encoding="utf-8") as file:  # noqa: PTH123 - read once, no Path needed
-            lines = file.read().splitlines()
+        lines = (Path("/proc/self/mountinfo").read_text() if mounts is None else mounts).splitlines()
     except OSError:
         return False
     best, kind = "", ""
