@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Le, MinLen
 
+from orchestrator.errors import ConfigError, Problem
 from orchestrator.gate.rule import Rule
-from orchestrator.text import Line, Name, Pattern
+from orchestrator.load import load
+from orchestrator.text import NAME_REGEX, Line, Name, Pattern
+
+if TYPE_CHECKING:
+    from orchestrator.workspace import Workspace
 
 #: A time with its unit: 90s, 45m, 6h.
 Duration = Annotated[str, Pattern(r"^[1-9][0-9]{0,5}[smh]$", "a time with its unit: 90s, 45m or 6h")]
@@ -66,3 +71,13 @@ def seconds(duration: str) -> float:
     if found is None:
         raise ValueError(f"{duration!r} is no time with its unit: 90s, 45m or 6h")
     return float(int(found[1]) * _SECONDS[found[2]])
+
+
+def read_suite(workspace: Workspace, name: str) -> Suite:
+    """Raises ConfigError (E742 for one that is not there)."""
+    path = workspace.suite_file(name)
+    if not re.fullmatch(NAME_REGEX, name) or name not in workspace.suite_names():
+        known = ", ".join(workspace.suite_names()) or "none"
+        message = f"suite {name[:80]!a} is not known here: {workspace.shown(path)} is missing"
+        raise ConfigError(Problem(code="E742", message=message, help=f"known: {known}; docs/nightly.md"))
+    return load(path, Suite, shown_as=workspace.shown(path))

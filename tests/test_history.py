@@ -27,7 +27,6 @@ from orchestrator.history.retention import Keep, decide, fates, read_keep, remov
 from orchestrator.results import RunFolder
 from tests import nightmaker
 from tests.nightmaker import (
-    CELL,
     FIRST,
     SPEED,
     as_degraded,

@@ -65,7 +65,8 @@ def run_command(
     textfile: Path | None,
 ) -> int:
     """Run a suite of cases/suites/ once, as a timer would."""
-    from orchestrator import nightly, ui
+    from orchestrator import ui
+    from orchestrator.nightly.session import Asked, night
     from orchestrator.signals import Signals
     from orchestrator.suites import seconds
 
@@ -74,7 +75,7 @@ def run_command(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--budget") from error
     ui.tolerate_any_reader()
-    asked = nightly.Asked(
+    asked = Asked(
         suite=suite,
         cluster=cluster,
         vendor=vendor,
@@ -84,9 +85,9 @@ def run_command(
     )
     with Signals() as signals:
         view: View = ui.Silent() if quiet else ui.Plain(sys.stderr)
-        night = nightly.night(workspace_of(ctx), asked, view=view, signals=signals)
-    show(night, quiet=quiet, as_json=as_json)
-    return int(night.exit_code or 0)
+        done = night(workspace_of(ctx), asked, view=view, signals=signals)
+    show(done, quiet=quiet, as_json=as_json)
+    return int(done.exit_code or 0)
 
 
 def show(night: Night, *, quiet: bool, as_json: bool) -> None:
@@ -163,12 +164,12 @@ def install_command(
 
     Nothing is enabled; the commands for that are printed. A file that somebody edited is never overwritten.
     """
-    from orchestrator import nightly
     from orchestrator.nightly import schedule
     from orchestrator.selection import site_of
+    from orchestrator.suites import read_suite
 
     workspace = workspace_of(ctx.find_root())
-    read = nightly.read_suite(workspace, suite)
+    read = read_suite(workspace, suite)
     site = site_of(workspace, vendor=None, cluster=cluster or read.cluster)
     if user_unit and (as_cron or account):
         raise click.UsageError("--user is for systemd units of your own account: without --cron and --as")

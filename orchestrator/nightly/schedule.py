@@ -51,8 +51,9 @@ def name_of(wanted: Wanted) -> str:
 
 
 def argv(wanted: Wanted) -> tuple[str, ...]:
-    """The command of a night."""
-    words = [str(wanted.program), "--home", str(wanted.home), "nightly", "run", wanted.suite]
+    """The command of a night. systemd refuses a program whose own path has quotes in it, but not env's."""
+    words = [] if _PLAIN.fullmatch(str(wanted.program)) else ["/usr/bin/env"]
+    words += [str(wanted.program), "--home", str(wanted.home), "nightly", "run", wanted.suite]
     words += ["--cluster", wanted.cluster, "--quiet"]
     return (*words, *(("--textfile", str(wanted.textfile)) if wanted.textfile else ()))
 
