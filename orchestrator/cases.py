@@ -43,6 +43,7 @@ TunableKey = Literal[
     "recompute",
     "attention",
     "overlap_comm",
+    "loss_scale_window",
 ]
 #: Of those, what a device may also change in one stage alone.
 BATCH_KEYS = ("sequence_length", "micro_batch_size", "gradient_accumulation_steps")
@@ -306,6 +307,7 @@ class Case:
     precision: Precision = "bf16"
     recompute: Recompute = "none"
     attention: Attention = "sdpa"
+    loss_scale_window: PositiveInt | None = None
     seed: Annotated[int, Ge(0), Lt(2**31)] = 1234
     tunable: tuple[TunableKey, ...] = ()
     document: Document | None = None
@@ -331,6 +333,7 @@ class Work:
     """One training of a case with all its sections in one place: what one cell does.
 
     `stage`, `trainable` and `evaluation` are absent where the case has no stages; `weights` in a proxy.
+    `loss_scale_window`: good steps after which fp16's loss scale doubles; null: the engine's own number.
     """
 
     engine: Engine
@@ -346,6 +349,7 @@ class Work:
     recompute: Recompute
     attention: Attention
     seed: int
+    loss_scale_window: int | None = None
     stage: StageName | None = None
     trainable: tuple[TrainedPart, ...] = ()
     evaluation: Evaluation | None = None
@@ -366,6 +370,7 @@ def works(case: Case, *, proxy: bool) -> tuple[Work, ...]:
         "recompute": case.recompute,
         "attention": "sdpa" if proxy else case.attention,
         "seed": case.seed,
+        "loss_scale_window": case.loss_scale_window,
         "weights": () if proxy else case.weights,
     }
     named: tuple[str, ...] = ("data", "batch", "optimizer", "zero", "measurement")
@@ -422,13 +427,14 @@ class DeviceConfig:
     recompute: Recompute | None = None
     attention: Attention | None = None
     overlap_comm: bool | None = None
+    loss_scale_window: PositiveInt | None = None
     stages: dict[StageName, StageChange] = field(default_factory=dict)
     why: dict[TunableKey, Line] = field(default_factory=dict)
     document: DocumentChange | None = None
 
     def changes(self, stage: str | None = None) -> dict[str, int | str | bool]:
         """The keys that are set, with their values; those of `stage` win over what is said for all."""
-        keys = (*BATCH_KEYS, "precision", "recompute", "attention", "overlap_comm")
+        keys = (*BATCH_KEYS, "precision", "recompute", "attention", "overlap_comm", "loss_scale_window")
         listed = {key: value for key in keys if (value := getattr(self, key)) is not None}
         own = [change for name, change in self.stages.items() if name == stage]
         return {**listed, **(own[0].changes() if own else {})}

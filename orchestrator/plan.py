@@ -58,6 +58,7 @@ class PrecisionPlan:
     label: Literal["fp32", "tf32", "amp", "bf16", "fp16"]
     compute_dtype: Literal["fp32", "tf32", "bf16", "fp16"]
     mechanism: Literal["none", "engine", "autocast"]
+    loss_scale_window: int | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -372,7 +372,11 @@ def _changed(selection: Selection, base: Work, chosen: Chosen, options: Options)
             ]
         )
     batch = {key: changes[key] for key in BATCH_KEYS if key in changes}
-    own = {key: changes[key] for key in ("precision", "recompute", "attention") if key in changes}
+    own = {
+        key: changes[key]
+        for key in ("precision", "recompute", "attention", "loss_scale_window")
+        if key in changes
+    }
     zero = {"overlap_comm": changes["overlap_comm"]} if "overlap_comm" in changes else {}
     measurement = base.measurement
     if options.measured_steps is not None:
@@ -450,7 +454,13 @@ PRECISIONS: dict[
 
 def _precision(case: Work) -> PrecisionPlan:
     compute_dtype, mechanism = PRECISIONS[case.engine, case.precision]
-    return PrecisionPlan(label=case.precision, compute_dtype=compute_dtype, mechanism=mechanism)
+    return PrecisionPlan(
+        label=case.precision,
+        compute_dtype=compute_dtype,
+        mechanism=mechanism,
+        # No other dtype's loss is scaled.
+        loss_scale_window=case.loss_scale_window if compute_dtype == "fp16" else None,
+    )
 
 
 def _steps(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
@@ -86,8 +86,12 @@ class Steady:
             os.close(null)
 
 
-def view(stream: TextIO | None = None, environment: Mapping[str, str] | None = None) -> Plain | Live:
+def view(
+    stream: TextIO | None = None, environment: Mapping[str, str] | None = None, *, quiet: bool = False
+) -> Plain | Live:
     stream = stream or sys.stderr
+    if quiet:
+        return Quiet(stream)
     return Live(stream) if is_live(stream, environment or os.environ) else Plain(stream)
 
 
@@ -141,19 +145,6 @@ def shown_nodes(nodes: tuple[NodeSight, ...], *, room: int) -> tuple[NodeSight, 
     return tuple(one for one in nodes if one.node in kept)
 
 
-class Silent:
-    """Shows nothing: for a nightly that speaks only when something is wrong."""
-
-    def phase(self, name: str, detail: str = "") -> None:
-        pass
-
-    def training(self, cell_id: str) -> AbstractContextManager[None]:  # noqa: ARG002 - as every view
-        return nullcontext()
-
-    def sight(self, sight: Sight) -> None:
-        pass
-
-
 class Plain:
     """One stamped line per change of phase, and a heartbeat while a cell trains."""
 
@@ -181,6 +172,13 @@ class Plain:
     def _say(self, text: str) -> None:
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
         print(f"{stamp} {text}", file=self._stream, flush=True)
+
+
+class Quiet(Plain):
+    """Says nothing: of a run that was asked to be quiet, only errors and the result are heard."""
+
+    def _say(self, text: str) -> None:
+        pass
 
 
 class Live:

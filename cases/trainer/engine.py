@@ -147,7 +147,9 @@ class DdpEngine:
         self._clipping = job.optimizer.gradient_clipping
         self._accumulation = job.batch.gradient_accumulation_steps
         dtype = DTYPES[job.precision.compute_dtype]
-        self._scaler = LossScaler(device.device) if dtype is torch.float16 else None
+        self._scaler = None
+        if dtype is torch.float16:
+            self._scaler = LossScaler(device.device, window=job.precision.loss_scale_window or 1000)
         self._facts: Dict[str, Any] = {}
         self._ddp._set_ddp_runtime_logging_sample_rate(1)  # its clock readings, of every step
         self._device = device
@@ -278,6 +280,8 @@ def deepspeed_config(job: jobs.Job) -> Dict[str, Any]:
     }
     if job.precision.compute_dtype not in ("fp32", "tf32"):
         config[job.precision.compute_dtype] = {"enabled": True}
+    if job.precision.loss_scale_window:
+        config[job.precision.compute_dtype]["loss_scale_window"] = job.precision.loss_scale_window
     return config
 
 

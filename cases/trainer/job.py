@@ -142,6 +142,7 @@ class Precision:
     label: str
     compute_dtype: str
     mechanism: str
+    loss_scale_window: int = 0  # where the job says none: the engine's own
 
 
 @dataclass(frozen=True)

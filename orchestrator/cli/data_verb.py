@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -208,20 +210,31 @@ def _say_set(made: SetManifest, folder: Path) -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Of a prepared set: the folder of its images, to be read one by one as well.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest that holds, as JSON.")
 @click.pass_context
-def check(ctx: click.Context, name: str, source: Path | None, images: Path | None) -> None:
+def check(ctx: click.Context, name: str, source: Path | None, images: Path | None, as_json: bool) -> None:
     """Hold a token file or a prepared set against its manifest."""
     from orchestrator import data, multimodal
 
     folder = source or workspace_of(ctx).home / "results" / "data"
     if multimodal.is_set(folder, name):
         made = multimodal.verify(folder, name, images=images)
+        if as_json:
+            _print_json({"schema": 1, "set": asdict(made)})
+            return
         read = made.num_images if made.images_in_set or images else 0
         click.echo(f"as its manifest says; {read:,} of {made.num_images:,} images read")
         _say_set(made, folder)
         return
     manifest = data.verify(folder, name)
+    if as_json:
+        _print_json({"schema": 1, "tokens": asdict(manifest)})
+        return
     click.echo(f"as its manifest says: {manifest.num_tokens:,} tokens, sha256 {manifest.sha256}")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
 
 
 @command.command("weights")
@@ -241,8 +254,9 @@ def list_weights(ctx: click.Context, name: str, source: Path | None) -> None:
 @command.command("push")
 @click.argument("name")
 @click.option("--cluster", required=True, metavar="NAME", help="A file of cluster/.")
+@click.option("--quiet", is_flag=True, help="No progress.")
 @click.pass_context
-def push(ctx: click.Context, name: str, cluster: str) -> None:
+def push(ctx: click.Context, name: str, cluster: str, quiet: bool) -> None:
     """Bring a token file to the data folder of every node, checked by SHA-256."""
     from orchestrator import ui
     from orchestrator.cluster import Cluster
@@ -257,5 +271,5 @@ def push(ctx: click.Context, name: str, cluster: str) -> None:
     names = tuple(node.name for node in site.nodes)
     with Pool.open(site, site.nodes, known_hosts_file(workspace, cluster, site)) as pool:
         source = workspace.home / "results" / "data"
-        hand_out(pool, name, source=source, folder=site.data_dir, nodes=names, view=ui.view())
+        hand_out(pool, name, source=source, folder=site.data_dir, nodes=names, view=ui.view(quiet=quiet))
     click.echo(f"{name} is on {', '.join(names)} in {site.data_dir}")

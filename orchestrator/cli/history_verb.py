@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import workspace_of
+from orchestrator.cli.common import WithDefault, workspace_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from orchestrator.history.questions import Line
 
 
-@click.group("history", invoke_without_command=True)
+@click.group("history", cls=WithDefault, default="list", no_args_is_help=False)
+def command() -> None:
+    """List the cells of stored runs, newest first, with what they proved.
+
+    results/history.sqlite is a cache of the run folders: `nx8 history rebuild` makes it anew.
+    """
+
+
+@command.command("list")
 @click.option("--case", metavar="CASE", help="Only cells of this case.")
 @click.option("--cluster", metavar="NAME", help="Only runs on this cluster.")
 @click.option(
@@ -23,13 +31,10 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
-def command(ctx: click.Context, case: str | None, cluster: str | None, newest: int, as_json: bool) -> None:
-    """List the cells of stored runs, newest first, with what they proved.
-
-    results/history.sqlite is a cache of the run folders: `nx8 history rebuild` makes it anew.
-    """
-    if ctx.invoked_subcommand is not None:
-        return
+def list_command(
+    ctx: click.Context, case: str | None, cluster: str | None, newest: int, as_json: bool
+) -> None:
+    """List the cells of the newest runs; `nx8 history` alone does the same."""
     from orchestrator.history import questions, reading
 
     with reading(workspace_of(ctx).results) as (connection, note):

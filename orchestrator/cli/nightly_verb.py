@@ -8,30 +8,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import workspace_of
+from orchestrator.cli.common import WithDefault, workspace_of
 
 if TYPE_CHECKING:
     from orchestrator.nightly.document import Night
     from orchestrator.ui import View
 
 
-class SuiteFirst(click.Group):
-    """`nx8 nightly SUITE` runs a suite: what is no command of this group is the name of one."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        known = args and (args[0] in self.commands or args[0] in ("-h", "--help"))
-        return super().resolve_command(ctx, args if known else ["run", *args])
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        # Options before the suite are those of a run.
-        if args and args[0].startswith("-") and args[0] not in ("-h", "--help"):
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group("nightly", cls=SuiteFirst, subcommand_metavar="SUITE [OPTIONS] | install SUITE [OPTIONS]")
+@click.group(
+    "nightly",
+    cls=WithDefault,
+    default="run",
+    subcommand_metavar="[run] SUITE [OPTIONS] | install SUITE [OPTIONS]",
+)
 def command() -> None:
     """Run a suite unattended: look, run, judge, write down, and tell.
 
@@ -84,7 +73,7 @@ def run_command(
         argv=tuple(sys.argv),
     )
     with Signals() as signals:
-        view: View = ui.Silent() if quiet else ui.Plain(sys.stderr)
+        view: View = ui.Quiet(sys.stderr) if quiet else ui.Plain(sys.stderr)
         done = night(workspace_of(ctx), asked, view=view, signals=signals)
     show(done, quiet=quiet, as_json=as_json)
     return int(done.exit_code or 0)

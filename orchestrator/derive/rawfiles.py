@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.monitor import MonitorLog, read_monitor
+from orchestrator.parse import collecting
 from orchestrator.parse.events import EventReader, RankLog
 from orchestrator.parse.status import MAX_STATUS_BYTES, NodeStatus, StatusProblem, read_status
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 
 
+@collecting.paused()
 def read_logs(folder: CellFolder, cell: Cell) -> dict[int, RankLog]:
     """The log of every rank that has an events file, planned or not: an unplanned one is a finding too.
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SCHEMA = "nx8.notice/1"
 STATE_SCHEMA = "nx8.nightly-state/1"
 COMMAND_LIMIT_S = 60.0
+NOBODY_TOLD = "E744"
 #: Nights that measured all they had to, whatever the gate said.
 WELL = (int(Exit.OK), int(Exit.GATE))
 
@@ -127,12 +128,12 @@ def notify(command: tuple[str, ...], night: Night, events: tuple[Event, ...], *,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"E744 {command[0]} did not end within {COMMAND_LIMIT_S:.0f} s; nobody was told"
+        return f"{NOBODY_TOLD} {command[0]} did not end within {COMMAND_LIMIT_S:.0f} s; nobody was told"
     except (OSError, ValueError) as error:
-        return f"E744 {command[0]} cannot be started: {error}; nobody was told"
+        return f"{NOBODY_TOLD} {command[0]} cannot be started: {error}; nobody was told"
     if done.returncode:
         last = (done.stderr.decode("utf-8", "replace").strip().splitlines() or [""])[-1]
-        return f"E744 {command[0]} exited {done.returncode}: {last[:200]}"
+        return f"{NOBODY_TOLD} {command[0]} exited {done.returncode}: {last[:200]}"
     return None
 
 

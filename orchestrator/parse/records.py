@@ -78,7 +78,7 @@ class Step(Record, frozen=True, kw_only=True, gc=False):
 
     `tokens` counts padding. `real_tokens`, `labelled_tokens` and `images` are None where there is no padding;
     `data_wait_s` is how long it stood still for its data, `comm_wait_s` for other ranks; None where it does
-    not say.
+    not say. `updated` is False where an overflow skipped the update, None without a loss scale.
     """
 
     step: int
@@ -92,6 +92,7 @@ class Step(Record, frozen=True, kw_only=True, gc=False):
     learning_rate: float
     data_wait_s: float | None = None
     comm_wait_s: float | None = None
+    updated: bool | None = None
     real_tokens: int | None = None
     labelled_tokens: int | None = None
     images: int | None = None
@@ -251,6 +252,7 @@ def _plain_step(line: bytes, *, number: int) -> Step | None:
         return None
     waiting = read if isinstance(read, _WaitingStep) else None
     padded = read if isinstance(read, _PaddedStep) else None
+    scaled = read if isinstance(read, _ScaledStep | _PaddedScaledStep) else None
     return Step(
         line=number,
         nonce=read.nonce,
@@ -268,6 +270,7 @@ def _plain_step(line: bytes, *, number: int) -> Step | None:
         learning_rate=read.learning_rate,
         data_wait_s=None if waiting is None else waiting.data_wait_s,
         comm_wait_s=None if waiting is None else waiting.comm_wait_s,
+        updated=scaled.updated if scaled is not None else None,
         real_tokens=None if padded is None else padded.real_tokens,
         labelled_tokens=None if padded is None else padded.labelled_tokens,
         images=None if padded is None else padded.images,
@@ -369,6 +372,7 @@ def _step(fields: Fields, common: _Common) -> Step:
         learning_rate=fields.number("learning_rate"),
         data_wait_s=_optional_wait(fields, "data_wait_s"),
         comm_wait_s=_optional_wait(fields, "comm_wait_s"),
+        updated=fields.optional_flag("updated"),
         real_tokens=_optional_count(fields, "real_tokens"),
         labelled_tokens=_optional_count(fields, "labelled_tokens"),
         images=_optional_count(fields, "images"),

@@ -45,6 +45,8 @@ def _needed(cell: Cell | None) -> list[str]:
         absent.add("initial_weights")
     if cell is not None and cell.job.save is None:
         absent.add("projector_saved")
+    if cell is not None and cell.job.precision.compute_dtype != "fp16":
+        absent.add("updated")
     return [name for name in _PROOFS if name not in absent]
 
 
@@ -60,6 +62,7 @@ _PROOFS: dict[str, Callable[[Evidence], Finding]] = {
     "steps_reached": training.steps_reached,
     "window_complete": training.window_complete,
     "losses_finite": training.losses_finite,
+    "updated": training.updated,
     "job": training.job,
     "model": training.model,
     "trained_part": stages.trained_part,

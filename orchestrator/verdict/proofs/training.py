@@ -16,6 +16,7 @@ from orchestrator.verdict.proofs import stages
 from orchestrator.verdict.proofs.stages import differences
 
 if TYPE_CHECKING:
+    from orchestrator.plan import Job
     from orchestrator.verdict.evidence import Evidence
     from orchestrator.verdict.proofs import Finding
 
@@ -26,6 +27,8 @@ WALL_TOLERANCE_S = 1e-3
 HOST_TOLERANCE_S = 1.0
 #: What lies between two timed steps is writing one record; far more than that is work that was not timed.
 LEAST_COVERAGE = 0.9
+#: Of the measured steps: a loss scale that doubles every hundred good steps overflows as often at worst.
+MAX_SKIPPED = 0.02
 #: Relative to the full learning rate.
 RATE_TOLERANCE = 1e-12
 
@@ -151,13 +154,52 @@ def world_size(evidence: Evidence) -> Finding:
     for rank in evidence.ranks:
         faults += differences(rank, "hello", evidence.hello(rank), due)
         ready = evidence.ready(rank)
-        # What the model itself says of its kernel, where it does: runs before it said nothing.
-        said = {"attention": job.attention} if ready is not None and ready.attention is not None else {}
+        # What the model, the engine and torch say of themselves, where they do: earlier runs said nothing.
+        said = {name: value for name, value in _says(job).items() if getattr(ready, name, None) is not None}
         faults += differences(rank, "ready", ready, {**due_ready, **said})
     return faults, (
         f"world size {job.batch.world_size}, {job.engine} on {job.device.type} with {job.device.backend}, "
         f"ZeRO {job.zero.stage}, {job.precision.compute_dtype} on {len(evidence.ranks)} ranks"
     )
+
+
+def _says(job: Job) -> dict[str, object]:
+    """A kernel, a compiler or a loss scale that the plan does not name would be another training."""
+    dtype = job.precision.compute_dtype
+    return {
+        "attention": job.attention,
+        "compiled": False,
+        "loss_scaling": "dynamic" if dtype == "fp16" else "none",
+        "tf32": dtype == "tf32",
+    }
+
+
+def updated(evidence: Evidence) -> Finding:
+    """The weights learned in the measured steps: one whose update an overflow skipped does less work, and
+    nothing is trained by a run of such alone.
+    """
+    plan = evidence.cell.job.steps
+    faults, skipped = [], 0
+    for rank in evidence.ranks:
+        measured = [step for step in evidence.steps(rank) if step.step > plan.warmup_steps]
+        silent = [step.step for step in measured if step.updated is None]
+        without = [step.step for step in measured if step.updated is False]
+        skipped = max(skipped, len(without))
+        if silent:
+            faults.append(
+                f"rank {rank}: {len(silent)} steps do not say whether they updated, first {silent[0]}"
+            )
+        elif len(without) > _may_skip(len(measured)):
+            faults.append(
+                f"rank {rank}: {len(without)} of {len(measured)} measured steps skipped their update, "
+                f"first {without[0]}; {_may_skip(len(measured))} at most"
+            )
+    return faults, f"{skipped} of {plan.measured_steps} measured steps skipped their update"
+
+
+def _may_skip(num_steps: int) -> int:
+    """One of a few; never all."""
+    return min(max(1, int(MAX_SKIPPED * num_steps)), num_steps - 1)
 
 
 def batch(evidence: Evidence) -> Finding:
