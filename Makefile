@@ -63,8 +63,9 @@ docs: $(VENV)/.dev ## make docs/errors*.md and docs/cli.md, hold the other pages
 man: $(VENV)/.dev ## man pages of every verb: man -l build/man/nx8-run.1
 	@$(BIN)/python -m tools.docs --man build/man
 
-perf: $(VENV)/.perf ## our trainer beside Hugging Face's, our fan-out beside pdsh, our parser beside json: paired
+perf: $(VENV)/.perf ## our trainer beside Hugging Face's and torch's, our fan-out beside pdsh, our parser beside json: paired
 	$(BIN)/python tests/perf/trainer_vs_hf.py --ranks 2 8 --modes ddp zero2 zero3 $(ARGS)
+	$(BIN)/python -m tests.perf.parallel
 	$(BIN)/python -m tests.perf.fanout
 	$(BIN)/python -m tests.perf.overhead
 	$(BIN)/python -m tests.perf.parsing --gigabyte

@@ -52,6 +52,19 @@ class BatchPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelPlan:
+    """How the model is cut; fields as cases.Parallel has them. Rank = pp·(DP·TP) + dp·TP + tp."""
+
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    virtual_pipeline_size: int
+    pipeline_layers: tuple[int, ...] | None
+    sequence_parallel: bool
+    shard_optimizer: bool
+    overlap: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionPlan:
     """`label` is the table's word; beside it what is computed in and by which mechanism."""
 
@@ -254,7 +267,7 @@ class Job:
     nonce: str
     case: str
     seed: int
-    engine: Literal["deepspeed", "ddp"]
+    engine: Literal["deepspeed", "ddp", "native"]
     device: DevicePlan
     model: ModelPlan
     data: DataPlan
@@ -262,7 +275,7 @@ class Job:
     steps: Steps
     optimizer: OptimizerPlan
     precision: PrecisionPlan
-    recompute: Literal["none", "full"]
+    recompute: Literal["none", "selective", "full"]
     attention: Literal["sdpa", "flash_attn_2"]
     zero: ZeroPlan
     stage: str | None = field(default=None, metadata=ADDED)
@@ -270,6 +283,7 @@ class Job:
     initial: InitialPlan | None = field(default=None, metadata=ADDED)
     save: str | None = field(default=None, metadata=ADDED)
     questions: QuestionsPlan | None = field(default=None, metadata=ADDED)
+    parallel: ParallelPlan | None = field(default=None, metadata=ADDED)
 
     @property
     def num_trainable_parameters(self) -> int:

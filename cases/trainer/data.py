@@ -72,7 +72,7 @@ class Fed:
 
 
 def make_feed(job: jobs.Job, *, rank: int) -> Union[TextFeed, SetFeed]:
-    """What feeds this rank, counted over all nodes. Raises DataError or SampleError."""
+    """What feeds data rank `rank`, counted over all nodes. Raises DataError or SampleError."""
     return TextFeed(job, rank) if job.data.samples is None else SetFeed(job, job.data.samples, rank)
 
 

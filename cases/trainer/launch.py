@@ -128,7 +128,7 @@ def make_ranks(arguments: argparse.Namespace, job: jobs.Job, places: List[Place]
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if arguments.launcher == "torchrun":
         return TorchrunRanks(arguments.job, places, num_nodes=arguments.num_nodes)
-    return ForkedRanks(arguments.job, places, deepspeed=job.engine == "deepspeed")
+    return ForkedRanks(arguments.job, places, engine=job.engine)
 
 
 class Inbox:

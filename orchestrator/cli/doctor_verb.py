@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.cli import language
 from orchestrator.cli.common import workspace_of
 
 if TYPE_CHECKING:
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
 @click.option("--cluster", metavar="NAME", help="A file of cluster/. [default: the vendor's only one; local]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document (doctor.schema.json).")
 @click.option("--nagios", is_flag=True, help="One line, and Nagios' exit codes 0 to 3.")
-@click.option(
-    "--lang", type=click.Choice(["zh", "en"]), default="zh", show_default=True, help="Words of the table."
-)
+@language.option("Words of the table.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -48,6 +47,8 @@ def command(
         raise click.UsageError("--json and --nagios: one of them")
     if nagios:
         return _nagios(ctx, vendor=vendor, cluster=cluster, cases=cases)
+    if sys.stderr.isatty() and not as_json:
+        click.echo("looking at every node, 15 s at most …", err=True)
     findings = doctor.look(workspace_of(ctx), cluster=cluster, vendor=vendor, cases=cases)
     if as_json:
         click.echo(json.dumps(document.document(findings), indent=2, ensure_ascii=False, allow_nan=False))

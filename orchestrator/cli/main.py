@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 #: verb → its help line. The module is orchestrator.cli.<verb>_verb; a test holds these lines against the
 #: modules' own.
 VERBS = {
+    "init": "Write the file of a new cluster, with comments.",
     "doctor": "Look at every node of a cluster, and say what is wrong and what mends it.",
     "run": "Train, prove and print the metric table.",
     "plan": "Show everything a run would do, and do nothing.",

@@ -27,6 +27,27 @@ class Page:
 
 
 PAGES: dict[str, Page] = {
+    "init": Page(
+        examples=(
+            (
+                "nx8 init --nodes 10.1.0.[11-14] --vendor mthreads --name NAME",
+                "writes cluster/NAME.yaml",
+            ),
+            ("nx8 init --nodes node[01-04] --vendor nvidia --dry-run", "only print it"),
+        ),
+        exits=(2,),
+        reads=("dockerfiles/<vendor>/vendor.yaml",),
+        writes=("cluster/<name>.yaml, never over another",),
+    ),
+    "doctor": Page(
+        examples=(
+            ("nx8 doctor --cluster NAME", "every node, a table and what mends each problem"),
+            ("nx8 doctor llama2_7b --cluster NAME --json", "for a program, with this case's data and image"),
+            ("nx8 doctor --cluster NAME --nagios", "one line for monitoring, exit 0 to 3"),
+        ),
+        exits=(2, 3),
+        reads=(*CONFIGURATION, "data_dir of the cluster: manifests"),
+    ),
     "run": Page(
         examples=(
             ("nx8 run llama2_7b --vendor cpu", "the proxy on this machine"),

@@ -31,6 +31,7 @@ def document(findings: Findings) -> dict[str, Any]:
             {
                 "name": node.name,
                 "address": node.address,
+                "login": node.login,
                 "severity": node.severity,
                 "checks": [_check(check) for check in node.checks],
             }

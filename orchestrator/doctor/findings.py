@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from orchestrator.messages import Language
 
 #: ok: it is so. warn: a run works, but its figures may not compare. bad: a run cannot be made there.
-#: unasked: nothing is known, because something before it failed.
+#: unasked: there is nothing to say, or something before it failed.
 Severity = Literal["ok", "warn", "bad", "unasked"]
 #: Who can mend it: the node's keeper, who asked (cluster file, key, files here), the accelerator's maker.
 Owner = Literal["node", "user", "vendor"]
-WORST_FIRST: tuple[Severity, ...] = ("bad", "warn", "unasked", "ok")
+WORST_FIRST: tuple[Severity, ...] = ("bad", "warn", "ok", "unasked")
 #: What Nagios and its kin take for an exit code.
 NAGIOS = {"ok": 0, "warn": 1, "bad": 2, "unasked": 3}
 
@@ -51,11 +51,14 @@ def worst(severities: tuple[Severity, ...]) -> Severity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFindings:
-    """All checks of one planned node, in the order of the table; one name may stand more than once."""
+    """All checks of one planned node, in the order of the table; one name may stand more than once. `login`
+    is the command that gets there.
+    """
 
     name: str
     address: str
     checks: tuple[Check, ...]
+    login: str = ""
 
     @property
     def severity(self) -> Severity:

@@ -80,9 +80,13 @@ class Seen:
         """One line for a shell here that does `commands`, each shell text, there; as root if need be."""
         text = "; ".join(commands)
         if root and not self.is_root:
-            text = (
-                f"sudo {text}"
-                if len(commands) == 1 and "|" not in text
-                else f"sudo sh -c {shlex.quote(text)}"
-            )
-        return shlex.join((*self.login, text)) if self.login else text
+            plain = not set("|;&>") & set(text)
+            text = f"sudo {text}" if plain else f"sudo sh -c {quoted(text)}"
+        return f"{shlex.join(self.login)} {quoted(text)}" if self.login else text
+
+
+def quoted(text: str) -> str:
+    """As shlex.quote, but in double quotes where that is easier to read and means the same."""
+    if "'" in text and not set('"$`\\!') & set(text):
+        return f'"{text}"'
+    return shlex.quote(text)

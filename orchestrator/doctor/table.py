@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from unicodedata import east_asian_width
 
@@ -41,7 +42,8 @@ def text(
     lines = [_head(findings, zh=zh), ""]
     for columns in _columns(findings, language, width):
         lines += [*_block(columns, findings, language, signs), ""]
-    lines += [line for name, check in findings.problems for line in _problem(name, check, language, signs)]
+    for group in _groups(findings, language):
+        lines += [*_problem(group, language, signs)]
     if findings.problems:
         lines.append("")
     lines.append(_verdict(findings, zh=zh))
@@ -138,15 +140,86 @@ def _cell(node: NodeFindings, name: str, marks: dict[Severity, str]) -> str:
     return f"{marks[severity]} {shown[:CELL]}".rstrip()
 
 
-def _problem(node: str, check: Check, language: Language, marks: dict[Severity, str]) -> list[str]:
+class _Group:
+    """One problem, of one node or of several that have the very same."""
+
+    def __init__(self, check: Check, nodes: list[str], fix: str | None) -> None:
+        self.check = check
+        self.nodes = nodes
+        self.fix = fix
+
+
+def _groups(findings: Findings, language: Language) -> list[_Group]:
+    """What keeps a run from starting first, then node by node; what several nodes share is said once."""
+    logins = {node.name: node.login for node in findings.nodes}
+    found: dict[tuple[str | None, ...], list[tuple[str, Check]]] = {}
+    for name, check in findings.problems:
+        fix = check.fix_text(language)
+        command = _command(fix, logins.get(name, ""))
+        key = (check.severity, check.code, check.text(language), fix if command is None else command)
+        found.setdefault(key, []).append((name, check))
+    groups = []
+    for ones in found.values():
+        names = [name for name, _ in ones if name]
+        first = ones[0][1].fix_text(language)
+        fixes = {check.fix_text(language) for _, check in ones}
+        fix = first if len(fixes) < 2 else _loop(first or "", [logins[name] for name in names])
+        groups.append(_Group(ones[0][1], names, fix))
+    return groups
+
+
+def _command(fix: str | None, login: str) -> str | None:
+    """What a fix does on its node, without the way there; None where it does not begin by logging in."""
+    return fix.removeprefix(login) if fix and login and fix.startswith(f"{login} ") else None
+
+
+def _loop(fix: str, logins: list[str]) -> str:
+    """The same for several nodes; their ways differ in the last word, or this is the first node's fix."""
+    ways = {login.rpartition(" ")[0] for login in logins}
+    command = _command(fix, logins[0])
+    if command is None or len(ways) != 1:
+        return fix
+    places = " ".join(login.rpartition(" ")[2] for login in logins)
+    return f"for at in {places}; do {ways.pop()} $at{command}; done"
+
+
+def _problem(group: _Group, language: Language, marks: dict[Severity, str]) -> list[str]:
+    check = group.check
     owner = OWNERS[check.owner or "node"]
     whose = owner.zh if language == "zh" else owner.en
-    where = f"{node} " if node else ""
-    lines = [f"{marks[check.severity]} {where}{check.code} [{whose}] {check.text(language)}"]
-    fix = check.fix_text(language)
-    if fix:
-        lines.append(f"    {fix}")
+    where = folded(group.nodes)
+    lines = [
+        f"{marks[check.severity]} {where}{' ' if where else ''}{check.code} [{whose}] {check.text(language)}"
+    ]
+    if group.fix:
+        lines.append(f"    {group.fix}")
     return lines
+
+
+def folded(names: Sequence[str]) -> str:
+    """Node names as people write them: node1,node[03-07] where the numbers follow each other."""
+    found: list[str] = []
+    run: list[tuple[str, str]] = []
+
+    def close() -> None:
+        if len(run) > 2:
+            found.append(f"{run[0][0]}[{run[0][1]}-{run[-1][1]}]")
+        else:
+            found.extend(head + number for head, number in run)
+        run.clear()
+
+    for name in names:
+        number = re.search(r"[0-9]+$", name)
+        head, digits = (name[: number.start()], number[0]) if number else (name, "")
+        if run and digits and head == run[-1][0] and len(digits) == len(run[-1][1]):
+            follows = int(digits) == int(run[-1][1]) + 1
+        else:
+            follows = False
+        if run and not follows:
+            close()
+        run.append((head, digits))
+    close()
+    return ",".join(found)
 
 
 def _verdict(findings: Findings, *, zh: bool) -> str:
@@ -156,7 +229,8 @@ def _verdict(findings: Findings, *, zh: bool) -> str:
     if zh:
         counts = f"{bad} 个错误，{warnings} 个警告" if bad or warnings else "没有问题"
         return f"{counts}。{ready}/{planned} 个节点可用（退出码 {int(findings.exit_code)}）"
-    counts = f"{bad} errors, {warnings} warnings" if bad or warnings else "nothing is wrong"
+    error, warning = ("s" if number != 1 else "" for number in (bad, warnings))
+    counts = f"{bad} error{error}, {warnings} warning{warning}" if bad or warnings else "nothing is wrong"
     return f"{counts}. {ready} of {planned} nodes can run (exit {int(findings.exit_code)})"
 
 

@@ -70,6 +70,12 @@ class Ready(Record, frozen=True, kw_only=True):
     compiled: bool | None = None
     tf32: bool | None = None
     flops_per_token: int | None = None
+    tensor_parallel_size: int | None = None
+    pipeline_parallel_size: int | None = None
+    tensor_rank: int | None = None
+    pipeline_rank: int | None = None
+    data_rank: int | None = None
+    num_local_parameters: int | None = None
 
 
 class Step(Record, frozen=True, kw_only=True, gc=False):
@@ -349,6 +355,12 @@ def _ready(fields: Fields, common: _Common) -> Ready:
         compiled=fields.optional_flag("compiled"),
         tf32=fields.optional_flag("tf32"),
         flops_per_token=_optional_count(fields, "flops_per_token"),
+        tensor_parallel_size=_optional_count(fields, "tensor_parallel_size"),
+        pipeline_parallel_size=_optional_count(fields, "pipeline_parallel_size"),
+        tensor_rank=_optional_count(fields, "tensor_rank"),
+        pipeline_rank=_optional_count(fields, "pipeline_rank"),
+        data_rank=_optional_count(fields, "data_rank"),
+        num_local_parameters=_optional_count(fields, "num_local_parameters"),
     )
 
 

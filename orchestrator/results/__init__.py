@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.results.storage import link_atomic, make_folder, storage_problem, write_atomic
+from orchestrator.results.storage import write_new as write_new
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

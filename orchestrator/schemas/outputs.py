@@ -310,3 +310,51 @@ class Report:
     rows: list[ReportRow]
     documents: list[ReportDocument]
     notes: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorCheck:
+    """One thing that was looked at. `name` is the table's row; `fix_…` one line for a shell."""
+
+    name: str
+    severity: Literal["ok", "warn", "bad", "unasked"]
+    code: str | None
+    owner: Literal["node", "user", "vendor"] | None
+    text_en: str
+    text_zh: str
+    fix_en: str | None
+    fix_zh: str | None
+    shown: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorNode:
+    """`login`: the command that gets there, empty for this machine."""
+
+    name: str
+    address: str
+    login: str
+    severity: Literal["ok", "warn", "bad", "unasked"]
+    checks: list[DoctorCheck]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doctor:
+    """`nx8 doctor --json`. `usable` are the nodes that can run what is planned; `here` is about this
+    machine's own files.
+    """
+
+    schema: Literal[1]
+    cluster: str
+    vendor: str
+    device: str
+    num_nodes: Count
+    devices_per_node: Count
+    rehearsal: bool
+    at_utc: str
+    seconds: Number
+    severity: Literal["ok", "warn", "bad", "unasked"]
+    exit_code: Literal[0, 3]
+    usable: list[str]
+    here: list[DoctorCheck]
+    nodes: list[DoctorNode]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from orchestrator.verdict.causes import failure
+from orchestrator.grid import place
+from orchestrator.verdict.causes import Failure, failure
 from orchestrator.verdict.evidence import Evidence, HostSeen
 from orchestrator.verdict.proofs import Proof, examine, unproven
 
@@ -70,10 +71,31 @@ def judge(
     if failed is not None:
         return Judgement(
             verdict=Verdict.FAILED,
-            reasons=failed.reasons,
+            reasons=located(failed, evidence),
             proofs=proofs,
-            cause_rank=failed.rank,
+            cause_rank=culprit(failed, evidence),
             traceback=failed.traceback,
         )
     broken = tuple(f"{proof.name}: {proof.detail}" for proof in proofs if not proof.held)
     return Judgement(verdict=Verdict.INVALID if broken else Verdict.MEASURED, reasons=broken, proofs=proofs)
+
+
+def located(failed: Failure, evidence: Evidence) -> tuple[str, ...]:
+    """The reasons; where the model is shared out among ranks, the first one says where the culprit stands."""
+    rank = culprit(failed, evidence)
+    if rank is None or evidence.cell.job.parallel is None:
+        return failed.reasons
+    first, *others = failed.reasons
+    return (f"{first} (rank {rank}: {place(evidence.cell.job, rank)})", *others)
+
+
+def culprit(failed: Failure, evidence: Evidence) -> int | None:
+    """The rank that failed first. Where all stood still, the only one that did not hear SIGTERM: it was
+    stopped, while the others waited for it.
+    """
+    if failed.rank is not None or evidence.host.stopped != "stall":
+        return failed.rank
+    ends = {rank: status.signal for rank in evidence.ranks if (status := evidence.rank_status(rank))}
+    deaf = [rank for rank, name in ends.items() if name == "SIGKILL"]
+    heard = [rank for rank, name in ends.items() if name == "SIGTERM"]
+    return deaf[0] if len(deaf) == 1 and heard else None

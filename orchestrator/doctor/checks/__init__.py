@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from orchestrator.doctor.checks import devices, reach, skew, stores, system
@@ -41,10 +42,11 @@ ROWS = {
 def judged(nodes: Sequence[Seen], wanted: Expected) -> tuple[NodeFindings, ...]:
     """Every node's checks, in the order of the rows."""
     skewed = skew.skewed(nodes, wanted)
-    return tuple(_judged(seen, wanted, skewed.get(seen.name, ())) for seen in nodes)
+    return tuple(_judged(seen, wanted, nodes, skewed.get(seen.name, ())) for seen in nodes)
 
 
-def _judged(seen: Seen, wanted: Expected, skewed: tuple[Check, ...]) -> NodeFindings:
+def _judged(seen: Seen, wanted: Expected, nodes: Sequence[Seen], skewed: tuple[Check, ...]) -> NodeFindings:
+    login = shlex.join(seen.login)
     if seen.failure is not None:
         first = tuple(reach.ssh(seen, wanted))
         rest = tuple(
@@ -52,21 +54,21 @@ def _judged(seen: Seen, wanted: Expected, skewed: tuple[Check, ...]) -> NodeFind
             for name in _rows(wanted)
             if name != "ssh"
         )
-        return NodeFindings(name=seen.name, address=seen.address, checks=(*first, *rest))
-    found = [*_own(seen, wanted), *skewed]
+        return NodeFindings(name=seen.name, address=seen.address, checks=(*first, *rest), login=login)
+    found = [*_own(seen, wanted, nodes), *skewed]
     order = list(ROWS)
     checks = sorted(found, key=lambda check: order.index(check.name))
-    return NodeFindings(name=seen.name, address=seen.address, checks=tuple(checks))
+    return NodeFindings(name=seen.name, address=seen.address, checks=tuple(checks), login=login)
 
 
-def _own(seen: Seen, wanted: Expected) -> Iterator[Check]:
+def _own(seen: Seen, wanted: Expected, nodes: Sequence[Seen]) -> Iterator[Check]:
     yield from reach.python(seen)
     yield from devices.devices(seen, wanted)
     yield from devices.idle(seen, wanted)
     yield from system.names(seen)
     yield from system.network(seen, wanted)
     yield from system.system(seen)
-    yield from system.peers(seen, wanted)
+    yield from system.peers(seen, wanted, nodes)
     yield from stores.disk(seen, wanted)
     if wanted.is_local:
         yield from reach.trains_here(seen)
@@ -81,7 +83,5 @@ def _own(seen: Seen, wanted: Expected) -> Iterator[Check]:
 
 def _rows(wanted: Expected) -> tuple[str, ...]:
     """The rows that a cluster of this kind has."""
-    gone = {"torch"}
-    if len(wanted.cluster.nodes) < 2:
-        gone |= {"same"}
+    gone = {"torch", *(() if len(wanted.cluster.nodes) > 1 else ("same", "peers"))}
     return tuple(name for name in ROWS if name not in gone)

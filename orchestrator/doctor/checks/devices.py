@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from orchestrator.doctor.checks.making import bad, gib, missed, ok, unasked, warn
@@ -116,20 +117,17 @@ def _count(seen: Seen, wanted: Expected) -> Iterator[Check]:
 def _model(seen: Seen, wanted: Expected) -> Iterator[Check]:
     """Whether the tool names the planned device, and its memory is that of the data sheet."""
     cluster, device = wanted.cluster, wanted.device
-    if seen.answers:
-        model = accelerators(wanted.vendor, seen.answers).model
-        if model is not None and cluster.device.lower() not in model.lower().replace(" ", ""):
-            words = set(device.display_name.lower().split())
-            if not words & set(model.lower().split()):
-                yield warn(
-                    "devices",
-                    "E223",
-                    f"是 {model}，集群文件写的是 {cluster.device}",
-                    f"they are {model}, the cluster file says {cluster.device}",
-                    owner="user",
-                    fix=f"grep -n ^device cluster/{wanted.cluster_name}.yaml",
-                    shown=model[:10],
-                )
+    model = accelerators(wanted.vendor, seen.answers).model if seen.answers else None
+    if model is not None and not _is_named(model, f"{cluster.device} {device.display_name}"):
+        yield warn(
+            "devices",
+            "E223",
+            f"是 {model}，集群文件写的是 {cluster.device}",
+            f"they are {model}, the cluster file says {cluster.device}",
+            owner="user",
+            fix=f"grep -n ^device cluster/{wanted.cluster_name}.yaml",
+            shown=model[:10],
+        )
     if device.memory_gib is None or cluster.rehearsal:
         return
     listed = device.memory_gib * 1024**3
@@ -150,6 +148,13 @@ def _model(seen: Seen, wanted: Expected) -> Iterator[Check]:
             fix=seen.there(" ".join(wanted.vendor.probe.argv)) if wanted.vendor.probe else None,
             shown=size,
         )
+
+
+def _is_named(model: str, names: str) -> bool:
+    """Whether a tool's name of a device has a word of ours that tells models apart: one with a figure."""
+    words = {word for word in re.findall(r"[a-z0-9]+", names.lower()) if re.search(r"[0-9]", word)}
+    said = re.sub(r"[^a-z0-9]", "", model.lower())
+    return not words or any(word in said for word in words)
 
 
 def idle(seen: Seen, wanted: Expected) -> Iterator[Check]:

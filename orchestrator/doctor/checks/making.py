@@ -19,10 +19,6 @@ def unasked(name: str, zh: str, en: str) -> Check:
     return Check(name=name, severity="unasked", message=Message(zh, en))
 
 
-def missed(name: str, why: str) -> Check:
-    return unasked(name, f"未得到回答：{why}", f"no answer: {why}")
-
-
 def warn(
     name: str,
     code: str,
@@ -65,6 +61,14 @@ def bad(
     )
 
 
+def missed(name: str, why: str) -> Check:
+    """Asked, and not answered in time: nobody knows."""
+    return warn(name, "E208", f"没有得到回答：{why}", f"asked, and not answered: {why}", fix=None, shown="?")
+
+
 def gib(size: float) -> str:
-    """Bytes in GiB, three figures."""
-    return f"{size / 1024**3:.3g} GiB" if size < 1024**4 else f"{size / 1024**4:.3g} TiB"
+    """Bytes in the unit that suits, three figures."""
+    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB")):
+        if size >= 1024**power:
+            return f"{size / 1024**power:.3g} {unit}"
+    return f"{size / 1024:.3g} KiB"

@@ -60,6 +60,8 @@ def ssh(seen: Seen, wanted: Expected) -> Iterator[Check]:
     zh, en, owner = FAILURES.get(code, ("SSH 失败", "SSH failed", "node"))
     phase = PHASES.get(seen.phase or "", Message(seen.phase or "", seen.phase or ""))
     said = seen.failure.message.partition(": ")[2] or seen.failure.message
+    # What the libraries say of a silence is about themselves.
+    said = seen.address if code == "E203" else said
     yield bad(
         "ssh",
         code,

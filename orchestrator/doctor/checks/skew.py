@@ -71,7 +71,10 @@ def skewed(nodes: Sequence[Seen], wanted: Expected) -> dict[str, tuple[Check, ..
     }
     return {
         seen.name: tuple(
-            check for row in ROWS for check in _row(row, seen, told[seen.name], told, usual, wanted)
+            check
+            for row in ROWS
+            if row == "driver" or len(nodes) > 1
+            for check in _row(row, seen, told[seen.name], told, usual, wanted)
         )
         for seen in nodes
         if seen.name in told
@@ -115,6 +118,8 @@ def _row(
     if problems:
         return problems
     said = ", ".join(f"{name} {own[name]}" for name in ROWS[row] if name in own)
+    if not said and wanted.vendor.torch.device_type == "cpu":
+        return []
     if not said:
         return [unasked(row, "厂商工具没有说出版本", "the vendor's tools do not say it")]
     first = own.get("driver", "") if row == "driver" else ""

@@ -51,6 +51,7 @@ def _room(seen: Seen, wanted: Expected) -> Iterator[Check]:
     missing = sum(
         one.bytes for one in wanted.files if (held := seen.files.get(one.path)) and held.bytes is None
     )
+    told: set[tuple[int, int]] = set()
     for key, one in seen.disks.items():
         least = {"work_dir": LEAST_FREE_BYTES, "data_dir": missing, "docker": 0}.get(key, 0)
         usage = seen.there(f"df -h {shlex.quote(one.at)}", f"du -xhd1 {shlex.quote(one.at)} | sort -h | tail")
@@ -68,6 +69,10 @@ def _room(seen: Seen, wanted: Expected) -> Iterator[Check]:
                 shown="ro",
             )
         elif one.available_bytes < least:
+            # Folders of one file system lack the same room; said once.
+            if (one.total_bytes, one.available_bytes) in told:
+                continue
+            told.add((one.total_bytes, one.available_bytes))
             yield bad(
                 "disk",
                 "E234",
@@ -128,7 +133,7 @@ def data(seen: Seen, wanted: Expected) -> Iterator[Check]:
                 owner="user",
                 fix=seen.there(f"mv {shlex.quote(path)} {shlex.quote(path + '.wrong')}")
                 + f" && nx8 data push {one.name} --cluster {wanted.cluster_name}",
-                shown=one.name[:12],
+                shown="size" if held.bytes != one.bytes else "sha256",
             )
         elif held.sha256 is None:
             unread += one.bytes
@@ -161,7 +166,7 @@ def image(seen: Seen, wanted: Expected) -> Iterator[Check]:
     for one in wanted.images:
         found = seen.images.get(one.tag)
         if found is None:
-            yield ok("image", f"{one.tag} 尚未构建", f"{one.tag} is not built yet", shown="–")
+            yield unasked("image", f"{one.tag} 尚未构建", f"{one.tag} is not built yet")
         elif not one.labels.items() <= found.labels.items():
             yield warn(
                 "image",

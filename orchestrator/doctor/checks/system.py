@@ -9,7 +9,7 @@ from orchestrator import facts
 from orchestrator.doctor.checks.making import bad, missed, ok, warn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from orchestrator.doctor.expected import Expected
     from orchestrator.doctor.findings import Check
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SKEW_S, LOUD_SKEW_S = 2.0, 60.0
 #: A rank opens some thousand files and sockets on a large cluster.
 LEAST_NOFILE = 65536
+NOFILE_DROP_IN = "/etc/systemd/system/docker.service.d/nofile.conf"
 
 
 def clock(seen: Seen) -> Iterator[Check]:
@@ -54,9 +55,8 @@ def names(seen: Seen) -> Iterator[Check]:
         if answer["addresses"]:
             continue
         problems = True
-        hosts = seen.there(
-            f"echo '{seen.address.rpartition('@')[2].partition(':')[0]} {own}' >> /etc/hosts", root=True
-        )
+        address = seen.address.rpartition("@")[2].partition(":")[0]
+        hosts = seen.there(f"echo {address} {own} >> /etc/hosts", root=True)
         yield bad(
             "names",
             "E227",
@@ -221,44 +221,86 @@ def _limits(seen: Seen) -> Iterator[Check]:
             "E229",
             f"容器最多打开 {files} 个文件，建议 {LEAST_NOFILE} 以上",
             f"containers may open {files} files; {LEAST_NOFILE} or more is better",
-            fix=seen.there("systemctl edit docker  # [Service] LimitNOFILE=1048576", root=True),
+            fix=seen.there(
+                "mkdir -p /etc/systemd/system/docker.service.d",
+                f"(echo [Service]; echo LimitNOFILE=1048576) > {NOFILE_DROP_IN}",
+                "systemctl daemon-reload",
+                "systemctl restart docker",
+                root=True,
+            ),
             shown="nofile",
         )
 
 
-def peers(seen: Seen, wanted: Expected) -> Iterator[Check]:
-    """Whether ranks could meet: the port, and every other node's way here and from here."""
-    first = wanted.cluster.nodes[0].name == seen.name
+def peers(seen: Seen, wanted: Expected, nodes: Sequence[Seen]) -> Iterator[Check]:
+    """Whether ranks could meet: the port, and every other node's way here and from here. A node that none of
+    several others reaches is the one that is told; else the one that does not get through.
+    """
     if seen.met is None:
         why = seen.missed.get("meet")
         if why is not None:
             yield missed("peers", why)
-        elif wanted.port in (seen.looked.get("listening") or ()) and first:
+        elif wanted.port in (seen.looked.get("listening") or ()) and _is_first(seen, wanted):
             yield _taken(seen, wanted.port)
-        else:
-            yield ok("peers", "无需与其他节点通信", "alone, no other node to reach")
         return
-    problems = False
-    if seen.met.taken is not None and first:
-        problems = True
-        yield _taken(seen, wanted.port)
-    unreached = {name: why for name, why in seen.met.why.items() if name not in seen.met.reached}
-    for name, why in sorted(unreached.items()):
-        problems = True
-        address = next(
-            (node.fabric_address or node.address for node in wanted.cluster.nodes if node.name == name), name
-        )
-        yield bad(
-            "peers",
-            "E227",
-            f"从这里连不到 {name}（{address}:{wanted.port}）：{why}",
-            f"{name} ({address}:{wanted.port}) cannot be reached from here: {why}",
-            fix=seen.there(f"ip route get {address}", "iptables -S | head -n 30", root=True),
-            shown=name,
-        )
-    if not problems:
+    problems = []
+    if seen.met.taken is not None and _is_first(seen, wanted):
+        problems.append(_taken(seen, wanted.port))
+    cut_off = {one.name for one in nodes if _is_cut_off(one, nodes)}
+    if seen.name in cut_off:
+        problems.append(_cut_off(seen, wanted, nodes))
+    by_name = {one.name: one for one in nodes}
+    problems += [
+        _unreached(seen, wanted, by_name[name], why)
+        for name, why in sorted(seen.met.why.items())
+        if name not in seen.met.reached and name not in cut_off and seen.name not in cut_off
+    ]
+    if problems:
+        yield from problems
+    else:
         number = len(seen.met.reached)
         yield ok("peers", f"能连到其余 {number} 个节点", f"reaches the {number} others", shown=str(number))
+
+
+def _is_first(seen: Seen, wanted: Expected) -> bool:
+    return wanted.cluster.nodes[0].name == seen.name
+
+
+def _is_cut_off(seen: Seen, nodes: Sequence[Seen]) -> bool:
+    """Whether two others at least tried to reach it, and none did."""
+    tried = [one.met for one in nodes if one.met is not None and one.name != seen.name]
+    return len(tried) > 1 and not any(seen.name in one.reached for one in tried)
+
+
+def _fabric(wanted: Expected, name: str) -> str:
+    return next(
+        (node.fabric_address or node.address for node in wanted.cluster.nodes if node.name == name), name
+    )
+
+
+def _cut_off(seen: Seen, wanted: Expected, nodes: Sequence[Seen]) -> Check:
+    where = f"{_fabric(wanted, seen.name)}:{wanted.port}"
+    why = next((one.met.why.get(seen.name, "?") for one in nodes if one.met and one.name != seen.name), "?")
+    return bad(
+        "peers",
+        "E227",
+        f"其他节点都连不到这里（{where}）：{why}",
+        f"no other node reaches it ({where}): {why}",
+        fix=seen.there("iptables -S | head -n 30", "ip -br address", root=True),
+        shown="cut off",
+    )
+
+
+def _unreached(seen: Seen, wanted: Expected, target: Seen, why: str) -> Check:
+    where = f"{_fabric(wanted, target.name)}:{wanted.port}"
+    return bad(
+        "peers",
+        "E227",
+        f"从这里连不到 {target.name}（{where}）：{why}",
+        f"{target.name} ({where}) cannot be reached from here: {why}",
+        fix=target.there(f"iptables -S | grep -n {_fabric(wanted, seen.name)} || iptables -S", root=True),
+        shown=target.name,
+    )
 
 
 def _taken(seen: Seen, port: int) -> Check:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.verdict.proofs import records, stages, training
+from orchestrator.verdict.proofs import places, records, stages, training
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +45,8 @@ def _needed(cell: Cell | None) -> list[str]:
         absent.add("initial_weights")
     if cell is not None and cell.job.save is None:
         absent.add("projector_saved")
+    if cell is not None and cell.job.parallel is None:
+        absent |= {"places", "agreement"}
     if cell is not None and cell.job.precision.compute_dtype != "fp16":
         absent.add("updated")
     return [name for name in _PROOFS if name not in absent]
@@ -69,6 +71,8 @@ _PROOFS: dict[str, Callable[[Evidence], Finding]] = {
     "initial_weights": stages.initial_weights,
     "projector_saved": stages.projector_saved,
     "world_size": training.world_size,
+    "places": places.places,
+    "agreement": places.agreement,
     "batch": training.batch,
     "data": training.data,
     "wall_clock": training.wall_clock,
