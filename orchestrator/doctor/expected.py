@@ -14,7 +14,7 @@ from orchestrator.errors import ConfigError, Nx8Error, Problem
 from orchestrator.images.build import labels
 from orchestrator.load import read_stored
 from orchestrator.multimodal.preparedset import MANIFEST
-from orchestrator.planner import works_of
+from orchestrator.planner import Options, engine_of, works_of
 from orchestrator.run import contexts_of, data_dir
 from orchestrator.selection import select
 from orchestrator.vendors import Device, Vendor
@@ -79,7 +79,7 @@ def expected(workspace: Workspace, site: Site, cases: tuple[str, ...]) -> Expect
     engines: set[str] = set()
     try:
         selection = select(workspace, cases=cases, vendor=site.vendor_name, cluster=site.cluster_name)
-        engines = {chosen.case.engine for chosen in selection.cases}
+        engines = {engine_of(chosen, selection, Options()) for chosen in selection.cases}
         folder = data_dir(workspace, selection)
         for name, how in _needed(selection).items():
             try:
@@ -89,7 +89,7 @@ def expected(workspace: Workspace, site: Site, cases: tuple[str, ...]) -> Expect
                 problems += () if how is None else error.problems
         images = [
             WantedImage(tag=context.tag, base=context.base, labels=labels(context))
-            for context in contexts_of(workspace, selection).values()
+            for context in contexts_of(workspace, selection, Options()).values()
         ]
     except Nx8Error as error:
         problems += error.problems
@@ -131,8 +131,13 @@ def _files(folder: Path, name: str, *, how: str | None) -> list[WantedFile]:
         listed = [(f"{name}/{one.name}", one.sha256, one.bytes) for one in held.files]
         listed.append((f"{name}/{weights.MANIFEST}", digest, listing.stat().st_size))
     else:
-        tokens, listing = data.token_file(folder, name), data.manifest_file(folder, name)
-        missing = [str(path) for path in (tokens, listing) if not path.is_file()]
+        listing = data.manifest_file(folder, name)
+        found = read_stored(listing, data.Manifest) if listing.is_file() else None
+        indexed = found is not None and found.index is not None
+        tokens = {data.token_file(folder, name, indexed=indexed): found.sha256 if found else ""}
+        if found is not None and found.index is not None:
+            tokens[data.index_file(folder, name)] = found.index.sha256
+        missing = [str(path) for path in (*tokens, listing) if not path.is_file()]
         if missing:
             raise ConfigError(
                 Problem(
@@ -141,6 +146,5 @@ def _files(folder: Path, name: str, *, how: str | None) -> list[WantedFile]:
                     help=f"make it once: {how}",
                 )
             )
-        found = read_stored(listing, data.Manifest)
-        listed = [(tokens.name, found.sha256, tokens.stat().st_size)]
+        listed = [(path.name, digest, path.stat().st_size) for path, digest in tokens.items()]
     return [WantedFile(name=name, path=path, sha256=digest, bytes=size) for path, digest, size in listed]

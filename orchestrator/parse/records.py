@@ -108,6 +108,30 @@ class Step(Record, frozen=True, kw_only=True, gc=False):
         return self.end_s - self.start_s
 
 
+class Program(Record, frozen=True, kw_only=True):
+    """What the observer of an external program started; digests of what it reads, on a node's first rank."""
+
+    directory: str
+    argv: tuple[str, ...]
+    data_sha256: str | None
+    index_sha256: str | None
+
+
+class Output(Record, frozen=True, kw_only=True, gc=False):
+    """How much of an external program's output had come by `t_s`: bytes, and lines that were whole."""
+
+    bytes: int
+    lines: int
+
+
+class OutputEnd(Record, frozen=True, kw_only=True):
+    """All of an external program's output."""
+
+    bytes: int
+    lines: int
+    sha256: str
+
+
 class Memory(Record, frozen=True, kw_only=True):
     peak_rss_bytes: int
     device_peak_allocated_bytes: int | None
@@ -425,6 +449,29 @@ def _saved(fields: Fields, common: _Common) -> Saved:
     )
 
 
+def _program(fields: Fields, common: _Common) -> Program:
+    return Program(
+        **common,
+        directory=fields.text("directory", limit=4096),
+        argv=fields.text_list("argv"),
+        data_sha256=fields.optional_text("data_sha256", limit=128),
+        index_sha256=fields.optional_text("index_sha256", limit=128),
+    )
+
+
+def _output(fields: Fields, common: _Common) -> Output:
+    return Output(**common, bytes=_count(fields, "bytes"), lines=_count(fields, "lines"))
+
+
+def _output_end(fields: Fields, common: _Common) -> OutputEnd:
+    return OutputEnd(
+        **common,
+        bytes=_count(fields, "bytes"),
+        lines=_count(fields, "lines"),
+        sha256=fields.text("sha256", limit=128),
+    )
+
+
 def _answered(fields: Fields, common: _Common) -> Answered:
     return Answered(**common, question=fields.text("question", limit=512), tokens=fields.integers("tokens"))
 
@@ -455,6 +502,9 @@ _EVENTS: dict[str, Callable[[Fields, _Common], Record]] = {
     "ready": _ready,
     "step": _step,
     "memory": _memory,
+    "program": _program,
+    "output": _output,
+    "output_end": _output_end,
     "fail": _fail,
     "saved": _saved,
     "answer": _answered,

@@ -131,6 +131,8 @@ def _at_step(log: RankLog | None) -> str:
         return ", before any record"
     if log.last_step is not None:
         return f", after step {log.last_step}"
+    if log.program is not None:
+        return f", after {log.outputs[-1].lines if log.outputs else 0} lines of its output"
     return ", before its first step" if log.ready else ", before it was ready"
 
 
