@@ -338,6 +338,16 @@ def stop_argv(container: str, *, timeout_s: int = 10) -> tuple[str, ...]:
     return (DOCKER, "container", "stop", f"--time={int(timeout_s)}", _object(container))
 
 
+def kill_argv(container: str) -> tuple[str, ...]:
+    return (DOCKER, "container", "kill", _object(container))
+
+
+def signal_argv(container: str, signal: str) -> tuple[str, ...]:
+    """Sends a signal to process 1 of a container, which hands it on to the launcher."""
+    _refuse(None if signal.isalnum() else f"signal {signal!r}")
+    return (DOCKER, "container", "kill", f"--signal={signal}", _object(container))
+
+
 def remove_argv(container: str) -> tuple[str, ...]:
     """Removes it with its anonymous volumes, running or not."""
     return (DOCKER, "container", "rm", "--force", "--volumes", _object(container))
@@ -349,6 +359,11 @@ def list_argv(labels: Mapping[str, str]) -> tuple[str, ...]:
         _refuse(None if LABEL_KEY.fullmatch(key) else f"label {key!r}", _control(value))
     filters = [f"--filter=label={key}={value}" for key, value in sorted(labels.items())]
     return (DOCKER, "container", "ls", "--all", "--no-trunc", *filters, "--format={{.ID}}")
+
+
+def list_runs_argv() -> tuple[str, ...]:
+    """The run of every container that carries our label, running or not; one a line."""
+    return (DOCKER, "container", "ls", "--all", "--filter=label=nx8.run", '--format={{.Label "nx8.run"}}')
 
 
 def version_argv() -> tuple[str, ...]:
@@ -470,6 +485,17 @@ def last_words(stderr: bytes, *, rc: int) -> str:
     """The last line docker said, printable; its exit code where it said nothing."""
     said = stderr[-4096:].decode("utf-8", "replace").strip().splitlines()
     return "".join(char for char in said[-1][:400] if char.isprintable()) if said else f"exit {rc}"
+
+
+def read_runs(raw: bytes) -> tuple[str, ...]:
+    """The answer to `list_runs_argv`; a line that is no name of a run is left out."""
+    lines = raw[:MAX_ANSWER_BYTES].decode("utf-8", "replace").splitlines()
+    return tuple(line for line in lines if CONTAINER_NAME.fullmatch(line))
+
+
+def is_taken(stderr: bytes) -> bool:
+    """Whether docker refused to create a container because its name is taken."""
+    return b"is already in use by container" in stderr
 
 
 def read_list(raw: bytes) -> tuple[str, ...]:

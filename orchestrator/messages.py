@@ -39,6 +39,18 @@ MESSAGES: dict[str, Message] = {
     "config.proxy": Message("（proxy）", " (proxy)"),
     "config.rehearsal": Message("（rehearsal）", " (rehearsal)"),
     # Notes under the table.
+    "note.degraded": Message(
+        "degraded：结果保留，但有落后者拖慢了所有人：{slow}",
+        "degraded: the result stands, but others were kept waiting: {slow}",
+    ),
+    "degraded.node": Message(
+        "节点 {node} 的计算用时为较快一半的 {factor} 倍",
+        "node {node} computed {factor} times as long as the faster half",
+    ),
+    "degraded.rank": Message(
+        "rank {rank}（{node}）的计算用时为较快一半的 {factor} 倍",
+        "rank {rank} ({node}) computed {factor} times as long as the faster half",
+    ),
     "note.rehearsal": Message(
         "rehearsal：加速卡由替身扮演，其数字绝不用于比较。改动：{what}",
         "rehearsal: the accelerators are stand-ins, and no figure is ever compared. Changed: {what}",

@@ -61,6 +61,10 @@ class NodeFolder:
         return self.path / "monitor.jsonl"
 
     @property
+    def stacks(self) -> Path:
+        return self.path / "stacks.json"
+
+    @property
     def launcher_log(self) -> Path:
         return self.path / "launcher.log"
 
@@ -105,6 +109,10 @@ class RunFolder:
     @property
     def report(self) -> Path:
         return self.path / "report.md"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
 
     @property
     def cells(self) -> Path:

@@ -143,6 +143,33 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """The host read this step's record so long after it had started the launcher."""
+
+    rank: Count
+    step: Count
+    after_s: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slow:
+    """A node, or one rank of it, that computed `factor` times as long as the faster half."""
+
+    what: Literal["node", "rank"]
+    node: str
+    rank: Count | None
+    factor: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a container came to its end, by docker's word and its launcher's together."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostSeen:
     started: bool
     not_run_reason: str | None
@@ -150,6 +177,8 @@ class HostSeen:
     launcher_wall_s: Number | None
     stopped: str | None
     detail: str
+    sighted: list[Sighting] | None = None
+    oom_killed: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +198,7 @@ class Rank:
     os: str | None
     device_name: str | None
     versions: dict[str, str | None]
+    dropped_bytes: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +243,9 @@ class Cell:
     ranks: list[Rank]
     files: list[File]
     rehearsal: str | None = None
+    degraded: list[Slow] | None = None
+    link_drops: int | None = None
+    endings: dict[str, Ending] | None = None
     document: Words | None = None
 
 
