@@ -627,9 +627,10 @@ def run_beside(home: Path, how: str, kept: Path) -> None:
         assert done.cell["verdict"] == "MEASURED"
         assert "history" in done.stderr
         assert {"random": "made again", "locked": "E731"}.get(how, "E732") in done.stderr
+        folder = RunFolder(path=done.folder.resolve())  # while the file system that names it is there
     results = home / "results" if how in ("random", "locked") else kept
     assert history.rebuild(results).runs == (2 if how in ("random", "locked") else 1)
-    record = read_run(RunFolder(path=done.folder.resolve()))
+    record = read_run(folder)
     assert isinstance(record, RunRecord)
     assert all_values(results, record.run_id) == record.cells[0].values
 
