@@ -54,6 +54,7 @@ def resume(workspace: Workspace, folder: RunFolder, *, view: View, signals: Sign
             cases=tuple(dict.fromkeys(cell.case for cell in planned.cells)),
             vendor=planned.vendor,
             cluster=planned.cluster,
+            nodes=tuple(dict.fromkeys(one.node for cell in planned.cells for one in cell.launches)),
         )
         runner = exits.enter_context(runner_of(workspace, selection, view, signals))
         going = Going(

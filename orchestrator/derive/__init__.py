@@ -70,6 +70,7 @@ def derive(folder: RunFolder, plan: Plan, host: Mapping[str, object] | None = No
             "vendor": plan.vendor,
             "transport": plan.transport,
             "argv": told.value("argv"),
+            **({} if (staffing := told.value("staffing")) is None else {"staffing": staffing}),
         },
         "environment": {
             "host": told.value("host"),

@@ -49,16 +49,20 @@ def look(
     cluster: str | None = None,
     vendor: str | None = None,
     cases: tuple[str, ...] = (),
+    nodes: tuple[str, ...] = (),
     limit_s: float = LIMIT_S,
 ) -> Findings:
     """Every planned node in parallel, within `limit_s`; `cases` are those whose data and images are looked
-    for, without any every case that has a config for the cluster.
+    for, without any every case that has a config for the cluster; `nodes` those of the cluster and its spares
+    that are asked, without any all of the cluster.
 
     Raises ConfigError for a cluster or vendor file that cannot be used, PreflightError (E214, E215) for files
     of SSH; whatever is wrong with nodes is in the findings.
     """
     began, at = time.monotonic(), datetime.now(UTC)
     site = site_of(workspace, vendor=vendor, cluster=cluster)
+    if nodes:
+        site = replace(site, cluster=site.cluster.on(nodes))
     wanted = expected(workspace, site, cases)
     if wanted.is_local:
         seen = [_this_machine(workspace, wanted, limit_s)]

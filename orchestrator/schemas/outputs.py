@@ -26,6 +26,8 @@ class Run:
     vendor: str
     transport: str
     argv: list[str] | None
+    #: Of a run that a nightly started: nodes left out and replaced, each with its reason; null as planned.
+    staffing: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
