@@ -49,7 +49,7 @@ def window(cell: Cell, logs: Mapping[int, RankLog]) -> tuple[WindowStep, ...]:
             raise NoValueError(
                 f"step {number} was reported {len(found[wrong])} times by rank {wrong}, not once"
             )
-        steps.append(_joined([records[0] for records in found.values()]))
+        steps.append(joined([records[0] for records in found.values()]))
     return tuple(steps)
 
 
@@ -79,7 +79,8 @@ def _numbered(log: RankLog | None) -> dict[int, list[Step]]:
     return numbered
 
 
-def _joined(records: list[Step]) -> WindowStep:
+def joined(records: list[Step]) -> WindowStep:
+    """One step as the ranks reported it, one record each."""
     # A rank's loss is a mean over the tokens that it learned from: those with a label where it counts them.
     weights = [step.tokens if step.labelled_tokens is None else step.labelled_tokens for step in records]
     losses = [
