@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.messages import Language, say
 from orchestrator.parse.visible import visible
-from orchestrator.published import findings_of
+from orchestrator.published import findings_of, lint
 from orchestrator.published.markup import plain
-from orchestrator.published.storing import Shelf, findings
+from orchestrator.published.storing import Shelf, known_devices
 from orchestrator.published.words import flops_multiplier, folded, nominal_parameters
 from orchestrator.report.escape import markdown
 from orchestrator.report.numbers import gib, per_cent, significant
@@ -27,7 +27,7 @@ from orchestrator.results import RunFolder, read_result
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from orchestrator.published import Column, Document, Finding, Row
+    from orchestrator.published import Column, Document, Finding, KnownDevice, Row
     from orchestrator.workspace import Workspace
 
 SCHEMA = "nx8.compare/1"
@@ -146,7 +146,7 @@ def _named(name: str, workspace: Workspace) -> list[Side]:
         return sides_of_run(folder.run_id, read_result(folder))
     document_name, slash, row = name.removeprefix(PUBLISHED).partition("/")
     document = Shelf.of(workspace).read(document_name)
-    sides = sides_of_published(document_name, document, workspace)
+    sides = sides_of_published(document_name, document, known_devices(workspace))
     if slash:
         sides = [side for side in sides if side.row == row]
     if not sides:
@@ -161,9 +161,9 @@ def _named(name: str, workspace: Workspace) -> list[Side]:
     return sides
 
 
-def sides_of_published(name: str, document: Document, workspace: Workspace) -> list[Side]:
-    """Every row of a published document, with what its import found wrong."""
-    found = findings(document, workspace)
+def sides_of_published(name: str, document: Document, known: tuple[KnownDevice, ...]) -> list[Side]:
+    """Every row of a published document, with what is wrong with it by today's peaks."""
+    found = lint(document, known=known)
     rows = enumerate(document.rows, start=1)
     return [_of_row(name, number, document, one, found) for number, one in rows]
 

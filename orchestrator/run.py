@@ -153,6 +153,10 @@ def run(
             about["cells"] = {cell_id: asdict(one) for cell_id, one in seen.items()}
             about["containers"] = runner.containers()
             reported(folder, planned, about, phases)
+    from orchestrator.page import write_page  # nothing before here needs it
+
+    if why := write_page(folder, workspace):
+        view.phase("report", f"no report.html: {why}")
     return folder
 
 

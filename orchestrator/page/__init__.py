@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import ConfigError, Problem
+from orchestrator.errors import ConfigError, Nx8Error, Problem
 from orchestrator.page.curves import thinned
 from orchestrator.page.gather import earlier_results, gathered
 from orchestrator.page.html import page_html
@@ -12,6 +12,7 @@ from orchestrator.page.model import view_of
 from orchestrator.page.svg import POINTS, figure_svg
 from orchestrator.page.words import word
 from orchestrator.report.columns import config_text
+from orchestrator.results import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.results import RunFolder
     from orchestrator.workspace import Workspace
 
-__all__ = ["curves_svg", "page_of"]
+__all__ = ["curves_svg", "page_of", "write_page"]
 
 #: The curves of a picture for a README.
 PICTURED = ("throughput", "loss")
@@ -42,6 +43,15 @@ def page_of(
     if earlier is None:
         earlier = earlier_results(folder.path.parent, folder.run_id)
     return page_html(view_of(gathered(folder, workspace, earlier)), index=index)
+
+
+def write_page(folder: RunFolder, workspace: Workspace) -> str | None:
+    """Writes report.html into the run's folder. Says why not, where it cannot: no run fails of its page."""
+    try:
+        write_atomic(folder.page, page_of(folder, workspace).encode("utf-8"))
+    except Nx8Error as error:
+        return error.problems[0].message
+    return None
 
 
 def curves_svg(folder: RunFolder, language: Language) -> str:

@@ -76,8 +76,8 @@ def _entries(result: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Span, str]]
             ),
         )
     for tag, image in (environment.get("images") or {}).items():
-        text = image.get("id") if isinstance(image, dict) else image
-        yield f"image:{tag}", (word("diff.image", tag=tag), str(text))
+        identifier = image.get("id") if isinstance(image, dict) else image
+        yield f"image:{tag}", (word("diff.image", tag=tag), str(identifier))
     yield from _of_ranks(result)
     for cell in result["cells"]:
         yield (

@@ -17,7 +17,8 @@ from orchestrator.page.curves import Curves, curves_of
 from orchestrator.page.trend import MOST, Trend, identity, trend_of
 from orchestrator.parse.visible import visible_lines
 from orchestrator.plan import Plan
-from orchestrator.published.storing import Shelf
+from orchestrator.published.storing import Shelf, known_devices
+from orchestrator.report.model import guarded
 from orchestrator.results import RunFolder, read_result
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.plan import Cell
+    from orchestrator.published import KnownDevice
     from orchestrator.results import CellFolder
     from orchestrator.workspace import Workspace
 
@@ -65,10 +67,19 @@ def gathered(
 ) -> Gathered:
     """Everything for the page of one run. `earlier` are the results before it, oldest first.
 
-    Raises ConfigError (E707) where the run has no result; what else is missing or unreadable is left out, as
-    the report's own texts say it.
+    Raises ConfigError: E707 where the run has no result, E801 for one of another shape. What else is missing
+    or unreadable is left out, as the report's own texts say it.
     """
     result = read_result(folder)
+    return guarded(result, lambda: _gathered(result, folder, workspace, earlier))
+
+
+def _gathered(
+    result: Mapping[str, Any],
+    folder: RunFolder,
+    workspace: Workspace | None,
+    earlier: Sequence[Mapping[str, Any]],
+) -> Gathered:
     plan = _plan(folder)
     cells = {cell.cell_id: cell for cell in plan.cells} if plan else {}
     trends = {str(cell["cell_id"]): trend_of(result, cell, earlier) for cell in result["cells"]}
@@ -76,7 +87,7 @@ def gathered(
         result=result,
         curves={name: _curves(folder.cell(name), cell) for name, cell in cells.items()},
         trends=trends,
-        last_good=last_good(result, earlier),
+        last_good=last_good(result, _before_the_fall(earlier, trends)),
         tables=tables(result, workspace) if workspace else (),
         tails={
             name: tails(folder.path, folder.cell(name), cells[name])
@@ -117,6 +128,14 @@ def readable(folder: RunFolder) -> Mapping[str, Any] | None:
         return None
 
 
+def _before_the_fall(
+    earlier: Sequence[Mapping[str, Any]], trends: Mapping[str, Trend]
+) -> Sequence[Mapping[str, Any]]:
+    """The runs before the first that was out of its band: a bad run is no last good one."""
+    first_bad = min((trend.first_bad for trend in trends.values() if trend.first_bad), default=None)
+    return [one for one in earlier if first_bad is None or str(one["run"]["run_id"]) < first_bad]
+
+
 def last_good(result: Mapping[str, Any], earlier: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     wanted = {identity(cell, str(result["run"]["cluster"])) for cell in result["cells"]}
     good = None
@@ -144,11 +163,14 @@ def tables(result: Mapping[str, Any], workspace: Workspace) -> list[Sequence[Com
             continue
     found: list[Sequence[Compared]] = []
     rows: dict[str, list[Side]] = {}
+    known: tuple[KnownDevice, ...] = ()
     for side in sides_of_run(str(result["run"]["run_id"]), result):
         beside: list[Side] = []
         for name, document in documents:
             if same_case(document.case, side.facts["case"]):
-                rows.setdefault(name, sides_of_published(name, document, workspace))
+                if name not in rows:
+                    known = known or known_devices(workspace)
+                    rows[name] = sides_of_published(name, document, known)
                 beside += rows[name]
         if beside:
             found.append(compared([side, *beside]))

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from orchestrator.compare import Compared
-    from orchestrator.page.curves import Chart, Curves, Device, HeatMap, Line
     from orchestrator.messages import Language
+    from orchestrator.page.curves import Chart, Curves, Device, HeatMap, Line
     from orchestrator.page.gather import Gathered
 
 #: Points of one line, and numbers of all curves of a page: half a megabyte is enough for anybody.
@@ -132,7 +132,9 @@ class TableView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """`reports`, `tables` by language. `data` is what the script reads: curves, texts to copy, its words."""
+    """`reports`, `tables` by language; `order` a note's number in the report → on the page. `data` is what
+    the script reads: curves, texts to copy, its words.
+    """
 
     run_id: str
     version: str
@@ -140,6 +142,9 @@ class View:
     cells: tuple[CellView, ...]
     reports: dict[str, Report]
     tables: dict[str, tuple[TableView, ...]]
+    table_notes: tuple[int, ...]
+    other_notes: tuple[int, ...]
+    order: dict[int, int]
     last: Last | None
     warnings: tuple[Span, ...]
     tails: tuple[Tail, ...]
@@ -170,6 +175,8 @@ def _view(gathered: Gathered) -> View:
     git = result["environment"].get("git") or {}
     argv = result["run"].get("argv")
     banner_warnings = [*_degraded(result), *slow]
+    reports = {language: build(result, language) for language in LANGUAGES}
+    of_table, others = _notes(reports["zh"])
     return View(
         run_id=str(result["run"]["run_id"]),
         version=str(result["nx8_version"]),
@@ -178,7 +185,10 @@ def _view(gathered: Gathered) -> View:
             _cell(n, cell, gathered, curves.get(str(cell["cell_id"]), []), most)
             for n, cell in enumerate(result["cells"])
         ),
-        reports={language: build(result, language) for language in LANGUAGES},
+        reports={str(language): report for language, report in reports.items()},
+        table_notes=of_table,
+        other_notes=others,
+        order={number: place for place, number in enumerate((*of_table, *others), start=1)},
         tables={
             language: tuple(_table(table, language) for table in gathered.tables) for language in LANGUAGES
         },
@@ -218,6 +228,13 @@ def _view(gathered: Gathered) -> View:
     )
 
 
+def _notes(report: Report) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The numbers of the notes that the table needs, and of all others."""
+    needed = {number for row in report.rows for cell in row.texts.values() for number in cell.notes}
+    numbers = range(1, len(report.notes) + 1)
+    return tuple(n for n in numbers if n in needed), tuple(n for n in numbers if n not in needed)
+
+
 def _cell(
     n: int, cell: Mapping[str, Any], gathered: Gathered, charts: Sequence[Chart], most: int
 ) -> CellView:
@@ -235,7 +252,9 @@ def _cell(
         missing=_missing(curves, cell),
         heat=_heat(curves.heat) if curves else None,
         trend=trend,
-        trend_svg=trend_svg(trend, f'aria-labelledby="c{n}-trend"') if trend else "",
+        trend_svg=trend_svg(trend, f'aria-labelledby="c{n}-trend"')
+        if trend and len(trend.points) > 1
+        else "",
         trend_said=_trend_said(trend) if trend else plain(""),
         trend_kind=word(f"trend.{trend.kind}") if trend else plain(""),
         trend_look=_trend_look(trend),
@@ -439,7 +458,7 @@ def _last(gathered: Gathered) -> Last | None:
     rows = []
     for cell in gathered.result["cells"]:
         before = _same(other, cell, gathered.result)
-        if before is not None:
+        if before is not None and cell["verdict"] == MEASURED:
             rows.append((config_span(cell), tuple(_change_rows(before, cell))))
     return Last(
         run_id=str(other["run"]["run_id"]), rows=tuple(rows), differences=differences(other, gathered.result)

@@ -149,9 +149,8 @@ WORDS: dict[str, Message] = {
         "runs before ± 4·MAD ({low} … {high}).",
     ),
     "trend.no_band": Message(
-        "token/p/s，最近 {count} 次同类运行；至少 5 次更早的 MEASURED 运行才有正常范围。",
-        "token/p/s of the last {count} runs of this kind; a usual band takes 5 MEASURED runs "
-        "before this one.",
+        "token/p/s，同类运行共 {count} 次；至少 5 次更早的 MEASURED 运行才有正常范围。",
+        "token/p/s, runs of this kind: {count}; a usual band takes 5 MEASURED runs before this one.",
     ),
     "trend.in_band": Message("≈ 在正常范围内", "≈ within the usual band"),
     "trend.suspect": Message("▼ 可疑，待确认", "▼ suspect, to be confirmed"),
@@ -173,7 +172,8 @@ WORDS: dict[str, Message] = {
         "median of all devices is {median}.",
     ),
     "heat.whole": Message(
-        "该引擎不报告等待通信的时间，因此显示整步时间（中位数 {median}）：慢的设备会被其他设备的等待掩盖，不作判断。",
+        "该引擎不报告等待通信的时间，因此显示整步时间（中位数 {median}）："
+        "慢的设备会被其他设备的等待掩盖，不作判断。",
         "This engine does not say how long a rank waited for the others, so the whole step is "
         "shown (median {median}): a slow device hides among waiting ones, and none is judged.",
     ),
@@ -194,7 +194,6 @@ WORDS: dict[str, Message] = {
     "compare.no_published": Message(
         "没有这些 case 的已发布结果。", "No published rows of these cases are stored."
     ),
-    "compare.metric": Message("指标", "Figure"),
     "compare.before": Message("上次", "Then"),
     "compare.now": Message("本次", "Now"),
     "compare.change": Message("变化", "Change"),
@@ -241,7 +240,6 @@ WORDS: dict[str, Message] = {
     # 11. Provenance.
     "provenance.title": Message("出处与证明", "Provenance and proofs"),
     "provenance.repeat": Message("重复这次运行", "Repeat exactly this run"),
-    "provenance.at_commit": Message("在提交 {commit} 上：", "At commit {commit}:"),
     "provenance.job": Message("{cell}：交给训练程序的 job.json", "{cell}: job.json, as the trainer got it"),
     "provenance.dockerfile": Message("{tag}：渲染后的 Dockerfile", "{tag}: Dockerfile as rendered"),
     "provenance.files": Message(
@@ -260,9 +258,7 @@ WORDS: dict[str, Message] = {
     "index.none": Message("还没有任何运行。", "There is no run yet."),
     "index.more": Message("较早的 {n} 次运行未列出。", "{n} older runs are left out."),
     "index.config": Message("配置", "Configuration"),
-    "index.latest": Message("最近", "Latest"),
     "index.state": Message("状态", "State"),
-    "index.no_page": Message("没有页面：{reason}", "no page: {reason}"),
 }
 
 

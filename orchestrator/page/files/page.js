@@ -92,7 +92,7 @@
           } },
         },
         axes: [
-          { ...axis, size: 26, space: 60, grid: { show: false }, border: { show: true, stroke: colour("--line"), width: 1 } },
+          { ...axis, size: 26, space: 60, ...(chart.group.endsWith("-step") ? { incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000] } : {}), grid: { show: false }, border: { show: true, stroke: colour("--line"), width: 1 } },
           { ...axis, size: 52, space: 36, grid: { stroke: colour("--line"), width: 1 } },
         ],
         series: [{}, ...chart.y.map((_, n) => ({ stroke: colour("--l" + n), width: 1.6, points: { show: chart.x.length < 2 } }))],
