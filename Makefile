@@ -21,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt $(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help bench test test-full lint type format golden perf fuzz clean
+.PHONY: help bench test test-full lint type format golden docs man perf fuzz clean
 .SUFFIXES:
 
 help: ## list the targets
@@ -56,8 +56,16 @@ golden: $(VENV)/.dev ## rewrite golden texts and JSON Schemas; read the diff bef
 	$(BIN)/python -m orchestrator.schemas
 	NX8_GOLDEN=1 $(BIN)/pytest -q -m "not slow and not trainer" tests
 
-perf: $(VENV)/.perf ## our trainer beside Hugging Face's, our fan-out beside pdsh, our parser beside json: paired
+docs: $(VENV)/.dev ## make docs/errors*.md and docs/cli.md, hold the other pages against the code, run what they show
+	@$(BIN)/python -m tools.docs
+	@$(BIN)/python -m tools.docs.walk
+
+man: $(VENV)/.dev ## man pages of every verb: man -l build/man/nx8-run.1
+	@$(BIN)/python -m tools.docs --man build/man
+
+perf: $(VENV)/.perf ## our trainer beside Hugging Face's and torch's, our fan-out beside pdsh, our parser beside json: paired
 	$(BIN)/python tests/perf/trainer_vs_hf.py --ranks 2 8 --modes ddp zero2 zero3 $(ARGS)
+	$(BIN)/python -m tests.perf.parallel
 	$(BIN)/python -m tests.perf.fanout
 	$(BIN)/python -m tests.perf.overhead
 	$(BIN)/python -m tests.perf.parsing --gigabyte

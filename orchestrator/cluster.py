@@ -131,7 +131,8 @@ class Cluster:
     on the local transport relative to the home folder, else a path on every node. `work_dir` is where a
     node keeps the folders of runs. `interface` is the network device that ranks of different nodes talk
     through. `rehearsal` marks a cluster whose accelerators are stand-ins: torch computes on the CPU, and no
-    figure of it is ever compared.
+    figure of it is ever compared. `cases`: a vendor alone means this file for these cases only.
+    `tensor_across_nodes` lets a tensor group lie across nodes, where the network is up to it.
     """
 
     schema: Literal[1]
@@ -150,6 +151,8 @@ class Cluster:
     site: Site = field(default_factory=Site)
     image: ImageSource = field(default_factory=ImageSource)
     rehearsal: bool = False
+    cases: tuple[Name, ...] = ()
+    tensor_across_nodes: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nodes", tuple(one for node in self.nodes for one in expanded(node)))

@@ -260,10 +260,6 @@ def image_argv(image: str) -> tuple[str, ...]:
     return (DOCKER, "image", "inspect", _object(image))
 
 
-def images_argv() -> tuple[str, ...]:
-    return (DOCKER, "image", "ls", "--no-trunc", "--digests", "--format={{json .}}")
-
-
 def load_argv(path: str | None = None) -> tuple[str, ...]:
     """`docker image load` from a file on the node, or from standard input."""
     return (DOCKER, "image", "load", "--quiet", *_path_word("input", path))
@@ -424,16 +420,6 @@ class EngineVersion:
     kernel: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListedImage:
-    """One line of `docker image ls`; docker's `<none>` is None here."""
-
-    id: str
-    repository: str | None
-    tag: str | None
-    digest: str | None
-
-
 def read_inspect(raw: bytes) -> ContainerState | Problem:
     """The answer to `inspect_argv`, or what is wrong with it. Never raises."""
     found = _only(raw, "docker container inspect")
@@ -490,26 +476,6 @@ def read_list(raw: bytes) -> tuple[str, ...]:
     """The answer to `list_argv`: identifiers; a line that is none is left out."""
     words = raw[:MAX_ANSWER_BYTES].decode("ascii", "replace").split()
     return tuple(word for word in words if re.fullmatch("[0-9a-f]{12,64}", word))
-
-
-def read_images(raw: bytes) -> tuple[tuple[ListedImage, ...], int]:
-    """The answer to `images_argv`: its images, and the number of lines that are none. Never raises."""
-    listed: list[ListedImage] = []
-    strange = 0
-    for line in raw[:MAX_ANSWER_BYTES].split(b"\n"):
-        if not line.strip():
-            continue
-        found = _mapping(_json(line))
-        identifier = _text(found.get("ID"))
-        if identifier is None:
-            strange += 1
-            continue
-        repository, tag, digest = (
-            None if (word := _text(found.get(key))) == "<none>" else word
-            for key in ("Repository", "Tag", "Digest")
-        )
-        listed.append(ListedImage(id=identifier, repository=repository, tag=tag, digest=digest))
-    return tuple(listed), strange
 
 
 def read_layers(raw: bytes) -> tuple[tuple[str, ...], ...]:

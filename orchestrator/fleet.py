@@ -245,7 +245,10 @@ def parcel(source: Path, name: str) -> Parcel:
         manifest, digest = weights.listed(source, name)
         files = {f"{name}/{file.name}": file.sha256 for file in manifest.files}
         return Parcel(name=name, files={**files, f"{name}/{weights.MANIFEST}": digest})
-    return Parcel(name=name, files={f"{name}.tokens": data.verify(source, name).sha256})
+    made = data.verify(source, name)
+    if made.index is not None:
+        return Parcel(name=name, files={f"{name}.bin": made.sha256, f"{name}.idx": made.index.sha256})
+    return Parcel(name=name, files={f"{name}.tokens": made.sha256})
 
 
 def _set_parcel(source: Path, name: str) -> Parcel:

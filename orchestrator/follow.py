@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from orchestrator.monitor import MAX_LINE_BYTES, read_monitor
 from orchestrator.parse.events import EventReader
+from orchestrator.parse.program import IterationReader
 from orchestrator.parse.records import Answered, End, Fail, Step
 from orchestrator.plan import Cell
 from orchestrator.verdict import HostSeen
@@ -151,6 +152,7 @@ class Pace:
     stall_limit_s: float
     time_limit_s: float | None
     world_size: int
+    first_rank: int = 0
     last_step: dict[int, int] = field(default_factory=dict)
     last_news_s: float | None = None
 
@@ -177,7 +179,7 @@ class Pace:
     def seen(self) -> str:
         steps = (
             f"rank {rank}: {self.last_step[rank]}" if rank in self.last_step else f"rank {rank}: none"
-            for rank in range(self.world_size)
+            for rank in range(self.first_rank, self.first_rank + self.world_size)
         )
         return "last steps: " + ", ".join(steps)
 
@@ -191,7 +193,7 @@ class Onlooker:
 
     cell: Cell
     pace: Pace
-    tails: dict[int, tuple[Tail, EventReader]]
+    tails: dict[int, tuple[Tail, EventReader | IterationReader]]
     gauges: dict[int, Gauge] = field(default_factory=dict)
     newest: dict[int, Step] = field(default_factory=dict)
     news_s: dict[int, float] = field(default_factory=dict)
@@ -223,7 +225,7 @@ class Onlooker:
     def _sight(self, now_s: float) -> Sight:
         steps = list(self.newest.values())
         return Sight(
-            step=_last_of_all(steps, self.cell.world_size),
+            step=_last_of_all(steps, len(self.tails)),
             total=self.cell.job.steps.total,
             loss=_mean_loss(steps),
             tokens_per_second_per_device=self._speed(steps),
@@ -276,13 +278,19 @@ def onlooker(cell: Cell, pace: Pace, *, events: Mapping[int, Path], monitors: Ma
     return Onlooker(
         cell=cell,
         pace=pace,
-        tails={rank: (Tail(path), EventReader(rank)) for rank, path in events.items()},
+        tails={rank: (Tail(path), _reader(cell, rank)) for rank, path in events.items()},
         gauges={
             node_rank: Gauge(path, cell.probe, capacity_bytes=cell.device_memory_bytes)
             for node_rank, path in monitors.items()
             if cell.probe is not None
         },
     )
+
+
+def _reader(cell: Cell, rank: int) -> EventReader | IterationReader:
+    if cell.job.program is None:
+        return EventReader(rank)
+    return IterationReader(rank, cell.job.nonce, dialect=cell.job.program.dialect)
 
 
 def _last_of_all(steps: list[Step], num_ranks: int) -> int:
@@ -319,7 +327,8 @@ def follow(
         startup_limit_s=cell.limits.startup_s,
         stall_limit_s=cell.limits.stall_s,
         time_limit_s=time_limit_s,
-        world_size=cell.world_size,
+        world_size=len(events),
+        first_rank=min(events, default=0),
     )
     eyes = onlooker(cell, pace, events=events, monitors=monitors)
     stopped: Stopped | None = None

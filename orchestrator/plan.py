@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from orchestrator.cluster import ImageSource
 from orchestrator.document import Document
+from orchestrator.memory import MemoryPlan
 from orchestrator.vendors import Probe
 
 CONTRACT = 1
@@ -52,12 +53,38 @@ class BatchPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParallelPlan:
+    """How the model is cut; fields as cases.Parallel has them. Rank = pp·(DP·TP) + dp·TP + tp."""
+
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    virtual_pipeline_size: int
+    pipeline_layers: tuple[int, ...] | None
+    sequence_parallel: bool
+    shard_optimizer: bool
+    overlap: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramPlan:
+    """An external program: `argv` begins with its script, found in `directory`, and is run by every rank's
+    Python with `environment` over what the rank has. `dialect` is what its log is read by.
+    """
+
+    directory: str
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    dialect: Literal["megatron"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrecisionPlan:
     """`label` is the table's word; beside it what is computed in and by which mechanism."""
 
     label: Literal["fp32", "tf32", "amp", "bf16", "fp16"]
     compute_dtype: Literal["fp32", "tf32", "bf16", "fp16"]
     mechanism: Literal["none", "engine", "autocast"]
+    loss_scale_window: int | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,22 +176,33 @@ class SamplesPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IndexPlan:
+    """The `.idx` beside a Megatron `.bin`: where its sequences and documents begin."""
+
+    file: str
+    sha256: str
+    num_sequences: int
+    num_documents: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataPlan:
     """A token file, or with `samples` the manifest of a prepared set, whose tokens are counted as they enter
-    the model, without padding.
+    the model, without padding. With `index` the file is Megatron's `.bin`.
     """
 
     file: str
     sha256: str
     num_tokens: int
-    dtype: Literal["uint8", "int16", "int32"]
+    dtype: Literal["uint8", "int16", "uint16", "int32"]
     samples: SamplesPlan | None = field(default=None, metadata=ADDED)
+    index: IndexPlan | None = field(default=None, metadata=ADDED)
 
     @property
     def name(self) -> str:
         """Of the token file or the set, in any data folder."""
         parts = self.file.split("/")
-        return parts[-1].removesuffix(".tokens") if self.samples is None else parts[-2]
+        return parts[-1].removesuffix(".tokens").removesuffix(".bin") if self.samples is None else parts[-2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +291,7 @@ class Job:
     nonce: str
     case: str
     seed: int
-    engine: Literal["deepspeed", "ddp"]
+    engine: Literal["deepspeed", "ddp", "native", "megatron"]
     device: DevicePlan
     model: ModelPlan
     data: DataPlan
@@ -261,7 +299,7 @@ class Job:
     steps: Steps
     optimizer: OptimizerPlan
     precision: PrecisionPlan
-    recompute: Literal["none", "full"]
+    recompute: Literal["none", "selective", "full"]
     attention: Literal["sdpa", "flash_attn_2"]
     zero: ZeroPlan
     stage: str | None = field(default=None, metadata=ADDED)
@@ -269,6 +307,15 @@ class Job:
     initial: InitialPlan | None = field(default=None, metadata=ADDED)
     save: str | None = field(default=None, metadata=ADDED)
     questions: QuestionsPlan | None = field(default=None, metadata=ADDED)
+    parallel: ParallelPlan | None = field(default=None, metadata=ADDED)
+    program: ProgramPlan | None = field(default=None, metadata=ADDED)
+
+    @property
+    def parallel_label(self) -> str:
+        """As the published tables write it: TP8PP4DP1."""
+        tp = self.parallel.tensor_parallel_size if self.parallel else 1
+        pp = self.parallel.pipeline_parallel_size if self.parallel else 1
+        return f"TP{tp}PP{pp}DP{self.batch.data_parallel_size}"
 
     @property
     def num_trainable_parameters(self) -> int:
@@ -426,6 +473,8 @@ class Cell:
     lists: ListsPlan | None = field(default=None, metadata=ADDED)
     key: KeyPlan | None = field(default=None, metadata=ADDED)
     handed: HandedPlan | None = field(default=None, metadata=ADDED)
+    memory: MemoryPlan | None = field(default=None, metadata=ADDED)
+    warnings: tuple[str, ...] | None = field(default=None, metadata=ADDED)
 
     @property
     def world_size(self) -> int:

@@ -18,7 +18,7 @@ from orchestrator.follow import follow
 from orchestrator.launch import launched
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Options, Sources, plan
+from orchestrator.planner import Options, Sources, engine_of, plan
 from orchestrator.report.markdown import report_text
 from orchestrator.results import RunFolder, serialise, write_atomic
 from orchestrator.selection import Selection, select
@@ -124,7 +124,7 @@ def run(
     with phases.measure("plan"):
         selection = select(workspace, cases=request.cases, vendor=request.vendor, cluster=request.cluster)
         sources = prepared(selection, data_dir(workspace, selection), write=True)
-        contexts = contexts_of(workspace, selection)
+        contexts = contexts_of(workspace, selection, request.options)
         planned = planned_for(workspace, selection, sources, contexts, request.options)
     with phases.measure("facts"):
         host, source = facts.host(), facts.source(workspace.home)
@@ -160,16 +160,23 @@ def run(
     return folder
 
 
-def contexts_of(workspace: Workspace, selection: Selection) -> dict[str, Context]:
+def contexts_of(workspace: Workspace, selection: Selection, options: Options) -> dict[str, Context]:
     """What the image of each engine is built from; nothing where no image is needed."""
     if selection.cluster.transport == "local":
         return {}
     from orchestrator.render import context
 
     site = selection.cluster.site
-    engines = {chosen.case.engine for chosen in selection.cases}
+    engines = {engine_of(chosen, selection, options) for chosen in selection.cases}
     return {
-        engine: context(workspace, selection.vendor_name, selection.vendor, engine=engine, site=site)
+        engine: context(
+            workspace,
+            selection.vendor_name,
+            selection.vendor,
+            engine=engine,
+            site=site,
+            rehearsal=selection.cluster.rehearsal,
+        )
         for engine in sorted(engines)
     }
 
@@ -211,6 +218,7 @@ def planned_for(
             # Nodes must know the port beforehand; another one every run, and looked at before the start.
             master_port=0 if selection.cluster.transport == "local" else 20000 + int(nonce[:4], 16) % 10000,
             master_address=master_address(selection),
+            stand_in=workspace.stand_in,
         ),
         sources=sources,
         contexts=contexts,
@@ -296,9 +304,11 @@ def trained(
 ) -> HostSeen:
     """Starts one cell, follows it to its end and stops what is left of it."""
     files = folder.cell(cell.cell_id)
-    events = {
-        rank: files.node(one.node_rank).rank(rank).events for one in cell.launches for rank in one.ranks
-    }
+    folders = {rank: files.node(one.node_rank).rank(rank) for one in cell.launches for rank in one.ranks}
+    if cell.job.program is None:
+        events = {rank: folder.events for rank, folder in folders.items()}
+    else:  # Megatron's last rank alone prints how training goes on
+        events = {cell.world_size - 1: folders[cell.world_size - 1].stdout}
     view.phase(
         "train", f"{cell.cell_id}  {cell.world_size} ranks, {cell.job.steps.total} steps, {cell.job.engine}"
     )

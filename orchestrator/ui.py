@@ -86,8 +86,12 @@ class Steady:
             os.close(null)
 
 
-def view(stream: TextIO | None = None, environment: Mapping[str, str] | None = None) -> Plain | Live:
+def view(
+    stream: TextIO | None = None, environment: Mapping[str, str] | None = None, *, quiet: bool = False
+) -> Plain | Live:
     stream = stream or sys.stderr
+    if quiet:
+        return Quiet(stream)
     return Live(stream) if is_live(stream, environment or os.environ) else Plain(stream)
 
 
@@ -168,6 +172,13 @@ class Plain:
     def _say(self, text: str) -> None:
         stamp = datetime.now().astimezone().isoformat(timespec="seconds")
         print(f"{stamp} {text}", file=self._stream, flush=True)
+
+
+class Quiet(Plain):
+    """Says nothing: of a run that was asked to be quiet, only errors and the result are heard."""
+
+    def _say(self, text: str) -> None:
+        pass
 
 
 class Live:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import itertools
 import json
@@ -13,7 +14,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -36,12 +37,15 @@ from orchestrator.logfile.table import table_text
 from orchestrator.metrics.alignment import align
 from orchestrator.metrics.comparison import scaling_efficiency
 from orchestrator.metrics.summary import NoValueError
+from orchestrator.parse import collecting, transport
 from orchestrator.parse import dialects as package
-from orchestrator.parse import transport
 from orchestrator.parse.dialects import DIALECTS, LogReader, Reading, flagperf
 from orchestrator.parse.dialects.detect import choose
 from orchestrator.parse.transport import MAX_LINE_BYTES, LineReader
 from orchestrator.report.numbers import per_cent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 LOGS = Path(__file__).parent / "data" / "logs"
 SAMPLES = sorted(path.stem for path in LOGS.glob("*.log"))
@@ -275,6 +279,28 @@ def test_a_speed_above_the_peak_is_invalid() -> None:
     )
     assert result.status == "INVALID"
     assert "mfu_possible" in result.reasons[0]
+
+
+def test_garbage_is_collected_as_before_once_a_log_was_read(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("nothing of a known form\n")
+    seen = []
+
+    def looking() -> Iterator[bytes]:
+        with collecting.paused():
+            seen.append(gc.isenabled())
+            yield b""
+
+    for wanted in (True, False):
+        (gc.enable if wanted else gc.disable)()
+        try:
+            list(looking())
+            with pytest.raises(ConfigError):
+                read_log(log, known_of(()))
+            assert gc.isenabled() is wanted
+        finally:
+            gc.enable()
+    assert seen == [False, False]
 
 
 def test_two_dialects_in_one_log_are_refused_with_both_and_taken_by_name(tmp_path: Path) -> None:

@@ -211,6 +211,33 @@ def test_a_node_without_python_says_so(server: Sshd, tmp_path: Path) -> None:
 
 
 @needs_sshd
+def test_a_ping_needs_a_shell_but_no_python(remote: Remote, server: Sshd, tmp_path: Path) -> None:
+    assert 0 < remote.ping(limit_s=120) < 120
+    # `true` is built into the shell; python3 would have to be found.
+    with loopback.sshd(tmp_path / "bare", "SetEnv PATH=/nonexistent SHLVL=2") as bare:
+        bare.pin("127.0.0.1")
+        cluster = loopback.cluster(bare.node())
+        with Pool.open(cluster, cluster.nodes, bare.known_hosts) as opened:
+            assert opened["n1"].ping(limit_s=120) > 0
+    with loopback.sshd(tmp_path / "refusing", "ForceCommand exit 7") as refusing:
+        refusing.pin("127.0.0.1")
+        cluster = loopback.cluster(refusing.node())
+        with (
+            Pool.open(cluster, cluster.nodes, refusing.known_hosts) as opened,
+            pytest.raises(RemoteError, match=r"E209.*`true` ended with 7"),
+        ):
+            opened["n1"].ping(limit_s=120)
+    with loopback.sshd(tmp_path / "hanging", "ForceCommand exec sleep 600") as hanging:
+        hanging.pin("127.0.0.1")
+        cluster = loopback.cluster(hanging.node())
+        with (
+            Pool.open(cluster, cluster.nodes, hanging.known_hosts) as opened,
+            pytest.raises(RemoteError, match=r"E209.*did not end within 2 s"),
+        ):
+            opened["n1"].ping(limit_s=2)
+
+
+@needs_sshd
 def test_a_talkative_login_shell_is_read_past(tmp_path: Path) -> None:
     with loopback.sshd(
         tmp_path / "sshd", 'ForceCommand echo "welcome to gpu1"; eval "$SSH_ORIGINAL_COMMAND"'

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator.parse.strict import Fields
+from orchestrator.plan import PrecisionPlan
 from orchestrator.verdict import Judgement, Verdict, judge
 from orchestrator.verdict.evidence import HostSeen, host_seen
 from tests.cellmaker import (
@@ -283,6 +284,10 @@ FORGERIES: dict[str, tuple[Callable[[Made], None], str]] = {
     "another engine": (lied_in(0, engine="ddp"), "world_size"),
     "another dtype": (lied_in(1, compute_dtype="fp16"), "world_size"),
     "another seed": (lied_in(0, seed=1), "world_size"),
+    "another kernel in the model": (lied_in(1, attention="flash_attn_2"), "world_size"),
+    "compiled": (lied_in(1, compiled=True), "world_size"),
+    "a loss scale": (lied_in(1, loss_scaling="dynamic"), "world_size"),
+    "products rounded to TF32": (lied_in(1, tf32=True), "world_size"),
     "another job": (lied_in(0, job_sha256="0" * 64), "job"),
     "another learning rate": (lied(learning_rate=0.0), "job"),
     "a smaller model": (lied_in(1, num_parameters=7), "model"),
@@ -566,3 +571,29 @@ def test_reasons_and_details_are_printable_whatever_the_files_hold() -> None:
 
 def test_the_nonce_is_this_runs() -> None:
     assert NONCE in detail(honest().judge(), "nonce")
+
+
+def scaled(updates: Callable[[int], dict[str, Any]]) -> Judgement:
+    """A cell in fp16 of 10 measured steps, whose step records get `updates` of the step's number."""
+    cell = make_cell()
+    precision = PrecisionPlan(label="fp16", compute_dtype="fp16", mechanism="engine")
+    made = honest(replace(cell, job=replace(cell.job, precision=precision)))
+    for records in made.records.values():
+        for record in records:
+            if record["event"] == "step":
+                record.update(updates(record["step"]))
+    return made.seal().judge()
+
+
+def test_a_scaled_loss_may_skip_one_update_of_a_few_and_no_more() -> None:
+    total = make_cell().job.steps.total
+
+    def skipping(*numbers: int) -> Judgement:
+        return scaled(lambda step: {"loss_scale": 65536.0, "updated": step not in numbers})
+
+    assert skipping().verdict is Verdict.MEASURED
+    assert skipping(1, 2, total).verdict is Verdict.MEASURED
+    assert "1 of 10 measured steps" in detail(skipping(1, 2, total), "updated")
+    for wrong in (skipping(total - 1, total), skipping(*range(1, total + 1)), scaled(lambda _: {})):
+        assert wrong.verdict is Verdict.INVALID
+        assert broken(wrong) == {"updated"}

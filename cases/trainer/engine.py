@@ -1,6 +1,7 @@
-"""The two engines, behind one verb: step(micro-batches) → loss and gradient norm of one optimizer step.
+"""The engines, behind one verb: step(micro-batches) → loss and gradient norm of one optimizer step.
 
-Neither ever stands in for the other, and what one cannot do it refuses.
+DeepSpeed's and torch's are here, our own is native.py. None ever stands in for another, and what one cannot
+do it refuses.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional,
 import job as jobs
 import torch
 from clip import TowerLayer
-from llama import Layer
+from llama import Layer, num_parameters
 from torch import nn
 
 if TYPE_CHECKING:
     from data import Batch
     from device import Device
+    from native import NativeEngine
 
 DTYPES = {
     "fp32": torch.float32,
@@ -36,13 +38,17 @@ class EngineError(RuntimeError):
 
 def make_engine(
     job: jobs.Job, device: Device, build: Callable[[], nn.Module]
-) -> Union[DeepSpeedEngine, DdpEngine]:
+) -> Union[DeepSpeedEngine, DdpEngine, NativeEngine]:
     """`build` makes the model; it is called where the engine wants the parameters to be born.
 
     Raises EngineError for what engine, torch or device cannot do.
     """
     device.set_tf32(job.precision.compute_dtype == "tf32")
     check_tf32(job, device)
+    if job.engine == "native":
+        from native import NativeEngine
+
+        return NativeEngine(job, device)
     return DeepSpeedEngine(job, device, build) if job.engine == "deepspeed" else DdpEngine(job, device, build)
 
 
@@ -147,7 +153,9 @@ class DdpEngine:
         self._clipping = job.optimizer.gradient_clipping
         self._accumulation = job.batch.gradient_accumulation_steps
         dtype = DTYPES[job.precision.compute_dtype]
-        self._scaler = LossScaler(device.device) if dtype is torch.float16 else None
+        self._scaler = None
+        if dtype is torch.float16:
+            self._scaler = LossScaler(device.device, window=job.precision.loss_scale_window or 1000)
         self._facts: Dict[str, Any] = {}
         self._ddp._set_ddp_runtime_logging_sample_rate(1)  # its clock readings, of every step
         self._device = device
@@ -241,12 +249,16 @@ class LossScaler:
             parameter.grad.div_(self.scale)
             total += parameter.grad.sum()  # one inf or NaN makes the sum so
         finite = bool(torch.isfinite(total))
+        self.adjust(finite)
+        return finite
+
+    def adjust(self, finite: bool) -> None:
+        """After a step that was taken, or skipped because something was not finite."""
         self._good = self._good + 1 if finite else 0
         if not finite:
             self.scale = max(self.scale / 2.0, 1.0)
         elif self._good % self._window == 0:
             self.scale *= 2.0
-        return finite
 
 
 def import_deepspeed() -> Any:
@@ -278,6 +290,8 @@ def deepspeed_config(job: jobs.Job) -> Dict[str, Any]:
     }
     if job.precision.compute_dtype not in ("fp32", "tf32"):
         config[job.precision.compute_dtype] = {"enabled": True}
+    if job.precision.loss_scale_window:
+        config[job.precision.compute_dtype]["loss_scale_window"] = job.precision.loss_scale_window
     return config
 
 
@@ -351,12 +365,22 @@ def check_tf32(job: jobs.Job, device: Device) -> None:
 
 def model_facts(model: nn.Module, sequence_length: int, device: Device) -> Dict[str, Any]:
     """What the model that stands is and costs, for the `ready` record."""
-    modules = list(model.modules())
     flops = getattr(model, "flops_per_token", None)
+    language = getattr(model, "language_model", model)
+    return {
+        "num_parameters": num_parameters(model),
+        "num_embedding_parameters": num_parameters(language.model.embed_tokens),
+        "recompute": "full" if language.model.recompute else "none",
+        "flops_per_token": flops(sequence_length) if flops else None,
+        **module_facts(model, device),
+    }
+
+
+def module_facts(model: nn.Module, device: Device) -> Dict[str, Any]:
+    modules = list(model.modules())
     return {
         "attention": "+".join(sorted({m.kernel for m in modules if hasattr(m, "kernel")})),
         "compiled": any(getattr(m, "_compiled_call_impl", None) is not None for m in modules),
-        "flops_per_token": flops(sequence_length) if flops else None,
         "tf32": device.tf32,
     }
 

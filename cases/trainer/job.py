@@ -77,12 +77,23 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Index:
+    """Megatron's `.idx` of the file."""
+
+    file: str
+    sha256: str
+    num_sequences: int
+    num_documents: int
+
+
+@dataclass(frozen=True)
 class Data:
     file: str
     sha256: str
     num_tokens: int
     dtype: str
     samples: Optional[Samples] = None
+    index: Optional[Index] = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,7 @@ class Precision:
     label: str
     compute_dtype: str
     mechanism: str
+    loss_scale_window: int = 0  # where the job says none: the engine's own
 
 
 @dataclass(frozen=True)
@@ -157,6 +169,21 @@ class Zero:
     stage3_prefetch_bucket_size: int
     stage3_param_persistence_threshold: int
     sub_group_size: int
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Of the native engine. `pipeline_layers`: how many layers each chunk of the pipeline holds, in the order
+    of the model; null shares them out evenly.
+    """
+
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    virtual_pipeline_size: int
+    sequence_parallel: bool
+    shard_optimizer: bool
+    overlap: bool
+    pipeline_layers: Optional[List[int]] = None
 
 
 @dataclass(frozen=True)
@@ -200,6 +227,7 @@ class Job:
     initial: Optional[Initial] = None
     save: Optional[str] = None
     questions: Optional[Questions] = None
+    parallel: Optional[Parallel] = None
 
 
 def load_job(path: str) -> Job:
@@ -270,6 +298,8 @@ def _fits(value: Any, kind: Any) -> bool:
         if value is None:
             return kind != List[str]
         return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    if kind == Optional[List[int]]:
+        return value is None or (isinstance(value, list) and all(type(one) is int for one in value))
     if isinstance(value, bool):  # bool is an int in Python, not in JSON
         return kind is bool
     return isinstance(value, (int, float) if kind is float else kind)
@@ -278,6 +308,8 @@ def _fits(value: Any, kind: Any) -> bool:
 def _name(kind: Any) -> str:
     if kind == Optional[str]:
         return "str or null"
+    if kind == Optional[List[int]]:
+        return "a list of int or null"
     return "a list of str" if kind in (List[str], Optional[List[str]]) else kind.__name__
 
 
@@ -293,13 +325,13 @@ def _check(job: Job, problems: List[str]) -> None:
             problems.append(message)
 
     model, batch, zero = job.model, job.batch, job.zero
-    among("engine", job.engine, ("deepspeed", "ddp"))
+    among("engine", job.engine, ("deepspeed", "ddp", "native"))
     among("model.architecture", model.architecture, ("llama", "llava"))
-    among("data.dtype", job.data.dtype, ("uint8", "int16", "int32"))
+    among("data.dtype", job.data.dtype, ("uint8", "int16", "uint16", "int32"))
     among("optimizer.name", job.optimizer.name, ("adamw",))
     among("precision.compute_dtype", job.precision.compute_dtype, ("fp32", "tf32", "bf16", "fp16"))
     among("precision.mechanism", job.precision.mechanism, ("none", "engine", "autocast"))
-    among("recompute", job.recompute, ("none", "full"))
+    among("recompute", job.recompute, ("none", "selective", "full"))
     among("attention", job.attention, ("sdpa", "flash_attn_2"))
     among("zero.stage", zero.stage, (0, 1, 2, 3))
     hexadecimal = set("0123456789abcdef")
@@ -308,12 +340,12 @@ def _check(job: Job, problems: List[str]) -> None:
         len(job.data.sha256) == 64 and set(job.data.sha256) <= hexadecimal,
         "data.sha256: must be 64 hex digits",
     )
-    for section in ("batch", "steps", "model"):
-        for name, value in dataclasses.asdict(getattr(job, section)).items():
+    for section in ("batch", "steps", "model", "parallel"):
+        for name, value in _values(getattr(job, section)).items():
             if type(value) is int:
                 least = 0 if name == "warmup_steps" else 1
                 require(value >= least, "{}.{}: must be at least {}".format(section, name, least))
-    require(batch.data_parallel_size == batch.world_size, "batch: only data parallelism is trained here")
+    _check_parallel(job, require)
     product = batch.micro_batch_size * batch.gradient_accumulation_steps * batch.data_parallel_size
     require(batch.global_batch_size == product, "batch.global_batch_size: must be {}".format(product))
     require(
@@ -325,12 +357,68 @@ def _check(job: Job, problems: List[str]) -> None:
         "model.num_heads: not divisible by num_kv_heads",
     )
     _check_stage(job, among, require)
-    require(job.engine != "ddp" or zero.stage == 0, "zero.stage: must be 0 for ddp")
+    require(job.engine == "deepspeed" or zero.stage == 0, "zero.stage: must be 0 for " + job.engine)
     mixed = job.precision.compute_dtype not in ("fp32", "tf32")
     require(
         mixed == (job.precision.mechanism != "none"),
         "precision.mechanism: none goes with fp32 and tf32, engine or autocast with the others",
     )
+
+
+def _values(section: Any) -> Dict[str, Any]:
+    return {} if section is None else dataclasses.asdict(section)
+
+
+def _check_parallel(job: Job, require: Any) -> None:
+    """How ranks, heads, layers and micro-batches must divide."""
+    parallel, model, batch = job.parallel, job.model, job.batch
+    native = job.engine == "native"
+    require(native or parallel is None, "parallel: goes with engine native")
+    require(native or job.recompute != "selective", "recompute: selective goes with engine native")
+    tensor = parallel.tensor_parallel_size if parallel else 1
+    stages = parallel.pipeline_parallel_size if parallel else 1
+    product = tensor * stages * batch.data_parallel_size
+    require(
+        product == batch.world_size,
+        "batch.world_size: {} is not tensor {} × pipeline {} × data {} = {}".format(
+            batch.world_size, tensor, stages, batch.data_parallel_size, product
+        ),
+    )
+    if parallel is None or tensor < 1 or stages < 1 or parallel.virtual_pipeline_size < 1:
+        return  # said elsewhere
+    for name in ("num_heads", "num_kv_heads", "ffn_hidden_size"):
+        number = getattr(model, name)
+        require(
+            number % tensor == 0,
+            "model.{}: {} are not divisible among {} tensor ranks".format(name, number, tensor),
+        )
+    require(
+        not parallel.sequence_parallel or batch.sequence_length % tensor == 0,
+        "batch.sequence_length: {} positions are not divisible among {} tensor ranks".format(
+            batch.sequence_length, tensor
+        ),
+    )
+    chunks = stages * parallel.virtual_pipeline_size
+    require(
+        model.num_layers >= chunks,
+        "model.num_layers: {} are too few for {} chunks of a pipeline".format(model.num_layers, chunks),
+    )
+    lists = parallel.pipeline_layers
+    require(
+        lists is None
+        or (len(lists) == chunks and min(lists, default=0) >= 1 and sum(lists) == model.num_layers),
+        "parallel.pipeline_layers: {} must be {} numbers from 1 with the sum {}".format(
+            lists, chunks, model.num_layers
+        ),
+    )
+    if parallel.virtual_pipeline_size > 1:
+        require(stages > 1, "parallel.virtual_pipeline_size: needs a pipeline of more than one stage")
+        require(
+            batch.gradient_accumulation_steps % stages == 0,
+            "batch.gradient_accumulation_steps: {} are not divisible among {} interleaved stages".format(
+                batch.gradient_accumulation_steps, stages
+            ),
+        )
 
 
 def _check_stage(job: Job, among: Any, require: Any) -> None:

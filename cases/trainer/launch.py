@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import events
 import job as jobs
+import program
 from ranks import End, ForkedRanks, LaunchError, Place
 from status import NodeStatus, RankStatus, signal_name
 from torchrun import TorchrunRanks
@@ -35,9 +36,9 @@ def main() -> int:
     inbox = Inbox()  # from here on no signal is lost, however long the imports take
     say = log_to(os.path.join(output, "launcher.log"))
     try:
-        job = jobs.load_job(arguments.job)
+        job = program.load_job(arguments.job) or jobs.load_job(arguments.job)
         places = make_places(arguments, job, output)
-    except (jobs.JobError, LaunchError, OSError) as error:
+    except (jobs.JobError, program.ProgramError, LaunchError, OSError) as error:
         say("refused: {}".format(error), loud=True)
         return EXIT_FAILED
     status = NodeStatus(
@@ -84,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def make_places(arguments: argparse.Namespace, job: jobs.Job, output: str) -> List[Place]:
+def make_places(arguments: argparse.Namespace, job: Any, output: str) -> List[Place]:
     local, nodes = arguments.local_world_size, arguments.num_nodes
     if local * nodes != job.batch.world_size:
         raise LaunchError(
@@ -118,7 +119,7 @@ def free_port(address: str) -> int:
         return int(probe.getsockname()[1])
 
 
-def make_ranks(arguments: argparse.Namespace, job: jobs.Job, places: List[Place]) -> Any:
+def make_ranks(arguments: argparse.Namespace, job: Any, places: List[Place]) -> Any:
     if job.device.deepspeed_accelerator is not None:
         os.environ["DS_ACCELERATOR"] = job.device.deepspeed_accelerator  # DeepSpeed reads it when imported
     if arguments.local_world_size > 1:
@@ -126,9 +127,11 @@ def make_ranks(arguments: argparse.Namespace, job: jobs.Job, places: List[Place]
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Threads of a library that nobody asks to compute would make the fork unsafe.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if isinstance(job, program.ProgramJob):
+        return TorchrunRanks(arguments.job, places, num_nodes=arguments.num_nodes, script=program.__file__)
     if arguments.launcher == "torchrun":
         return TorchrunRanks(arguments.job, places, num_nodes=arguments.num_nodes)
-    return ForkedRanks(arguments.job, places, deepspeed=job.engine == "deepspeed")
+    return ForkedRanks(arguments.job, places, engine=job.engine)
 
 
 class Inbox:

@@ -42,6 +42,9 @@ PRELOAD_DEEPSPEED = (
 )
 
 
+PRELOAD_OF = {"deepspeed": PRELOAD_DEEPSPEED, "native": ("native",)}
+
+
 class LaunchError(RuntimeError):
     """The ranks cannot be started."""
 
@@ -79,12 +82,12 @@ class Place:
 class ForkedRanks:
     """Ranks forked from this process."""
 
-    def __init__(self, job_path: str, places: List[Place], *, deepspeed: bool) -> None:
+    def __init__(self, job_path: str, places: List[Place], *, engine: str) -> None:
         self._job_path = job_path
         self._places = places
         self._pids: Dict[int, int] = {}  # pid → local rank, while it lives
         self.fd: Optional[int] = None  # no other source of news than SIGCHLD
-        preload(PRELOAD + (PRELOAD_DEEPSPEED if deepspeed else ()))
+        preload(PRELOAD + PRELOAD_OF.get(engine, ()))
 
     def start(self) -> None:
         threads = len(os.listdir("/proc/self/task"))

@@ -25,7 +25,8 @@ LINE = "{} {} {}\n"  # what, local rank, value; far below PIPE_BUF, so lines of 
 class TorchrunRanks:
     """Ranks that torchrun starts."""
 
-    def __init__(self, job_path: str, places: List[Place], *, num_nodes: int) -> None:
+    def __init__(self, job_path: str, places: List[Place], *, num_nodes: int, script: str = __file__) -> None:
+        self._script = script
         self._job_path = job_path
         self._places = places
         self._num_nodes = num_nodes
@@ -61,7 +62,7 @@ class TorchrunRanks:
             "--node-rank={}".format(place.node_rank),
             "--master-addr={}".format(place.master_addr),
             "--master-port={}".format(place.master_port),
-            os.path.abspath(__file__),
+            os.path.abspath(self._script),
             "--job={}".format(self._job_path),
             "--news={}".format(self._fifo),
         ]

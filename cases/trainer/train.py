@@ -26,6 +26,7 @@ from data import Fed, make_feed
 from device import Device, peak_rss_bytes
 from engine import import_deepspeed, make_engine
 from events import EventWriter
+from grid import grid_of
 from initial import build_model, projector_sha256, save_projector
 from llama import num_parameters
 
@@ -70,7 +71,7 @@ def train(job: jobs.Job, job_sha256: str, events: EventWriter) -> None:
     events.write("hello", **hello(job, job_sha256, device))
 
     check_attention(job.attention, device.type)
-    with make_feed(job, rank=dist.get_rank()) as feed:
+    with make_feed(job, rank=grid_of(job).place(dist.get_rank())[1]) as feed:
         engine = make_engine(job, device, lambda: build_model(job))
         events.write("ready", **ready(job, feed, engine))
         measure(job, device, engine, feed, events)
@@ -141,14 +142,10 @@ def versions(job: jobs.Job) -> Dict[str, Optional[str]]:
 def ready(job: jobs.Job, feed: Any, engine: Any) -> Dict[str, Any]:
     """What stands, asked of the model, the data and the engine themselves wherever they can be asked."""
     model = engine.model
-    language = getattr(model, "language_model", model)
     record = {
         **engine.found(),
-        "num_parameters": num_parameters(model),
-        "num_embedding_parameters": num_parameters(language.model.embed_tokens),
         "data_sha256": feed.sha256,
         "data_num_tokens": feed.num_tokens,
-        "recompute": "full" if language.model.recompute else "none",
         "sequence_length": feed.sequence_length,
         "world_size": dist.get_world_size(),
     }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.cli import language
 from orchestrator.cli.common import workspace_of
 
 if TYPE_CHECKING:
@@ -22,11 +23,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="Form of the output.",
 )
-@click.option(
-    "--lang", type=click.Choice(["zh", "en"]), default="zh", show_default=True, help="Words of the table."
-)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@language.option("Words of the table.")
 @click.pass_context
-def command(ctx: click.Context, names: tuple[str, ...], form: str, lang: Language) -> None:
+def command(ctx: click.Context, names: tuple[str, ...], form: str, as_json: bool, lang: Language) -> None:
     """Put runs and published rows side by side.
 
     A run is its name, its folder or 'latest'. Ratios are to the first row, and only between like and like:
@@ -34,4 +34,4 @@ def command(ctx: click.Context, names: tuple[str, ...], form: str, lang: Languag
     """
     from orchestrator.compare import document
 
-    click.echo(document(names, workspace_of(ctx), form, lang), nl=False)
+    click.echo(document(names, workspace_of(ctx), "json" if as_json else form, lang), nl=False)

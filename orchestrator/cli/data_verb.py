@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,6 +35,12 @@ def command() -> None:
     "--tokenizer",
     help="'bytes' (the default for a TEXT), a sentencepiece .model or a Hugging Face .json.",
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["tokens", "megatron"]),
+    help="Of a TEXT: one token file, or Megatron's .bin and .idx. [default: as the case has it; tokens]",
+)
 @click.option("--max-tokens", type=click.IntRange(min=2), help="Stop after this many tokens.")
 @click.option(
     "--field", default="text", show_default=True, help="Field of a .jsonl line that holds the text."
@@ -47,6 +55,7 @@ def prepare(
     source: Path | None,
     name: str | None,
     tokenizer: str | None,
+    form: str | None,
     max_tokens: int | None,
     field: str,
     target: Path | None,
@@ -78,6 +87,7 @@ def prepare(
             Path(what),
             name=name,
             tokenizer=tokenizer or "bytes",
+            form=form or "tokens",
             max_tokens=max_tokens,
             field=field,
             to=folder,
@@ -99,6 +109,7 @@ def prepare(
                 source,
                 name=name or text.name,
                 tokenizer=_named_tokenizer(tokenizer, text.tokenizer),
+                form=form or text.format,
                 max_tokens=max_tokens or text.num_tokens,
                 field=field,
                 to=folder,
@@ -134,18 +145,25 @@ def _named_tokenizer(given: str | None, wanted: str) -> str:
 
 
 def _token_file(
-    text: Path, *, name: str, tokenizer: str, max_tokens: int | None, field: str, to: Path
+    text: Path, *, name: str, tokenizer: str, form: str, max_tokens: int | None, field: str, to: Path
 ) -> None:
     from orchestrator import data
 
     made = data.prepare(
-        data.documents(text, field=field), name=name, encoder=data.tokenizer(tokenizer), max_tokens=max_tokens
+        data.documents(text, field=field),
+        name=name,
+        encoder=data.tokenizer(tokenizer),
+        max_tokens=max_tokens,
+        form="megatron" if form == "megatron" else "tokens",
     )
     path = data.store(made, to)
     manifest = made.manifest
     cut = ", cut at --max-tokens" if manifest.truncated else ""
     click.echo(f"{manifest.num_tokens:,} tokens ({manifest.dtype}) from {manifest.num_inputs:,} files{cut}")
     click.echo(f"{path}  sha256 {manifest.sha256}")
+    if manifest.index is not None:
+        index = data.index_file(to, name)
+        click.echo(f"{index}  {manifest.index.num_documents:,} documents, sha256 {manifest.index.sha256}")
 
 
 def _set(stage: str | None, source: Path, *, name: str, tokenizer: str | None, to: Path) -> None:
@@ -208,20 +226,31 @@ def _say_set(made: SetManifest, folder: Path) -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Of a prepared set: the folder of its images, to be read one by one as well.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest that holds, as JSON.")
 @click.pass_context
-def check(ctx: click.Context, name: str, source: Path | None, images: Path | None) -> None:
+def check(ctx: click.Context, name: str, source: Path | None, images: Path | None, as_json: bool) -> None:
     """Hold a token file or a prepared set against its manifest."""
     from orchestrator import data, multimodal
 
     folder = source or workspace_of(ctx).home / "results" / "data"
     if multimodal.is_set(folder, name):
         made = multimodal.verify(folder, name, images=images)
+        if as_json:
+            _print_json({"schema": 1, "set": asdict(made)})
+            return
         read = made.num_images if made.images_in_set or images else 0
         click.echo(f"as its manifest says; {read:,} of {made.num_images:,} images read")
         _say_set(made, folder)
         return
     manifest = data.verify(folder, name)
+    if as_json:
+        _print_json({"schema": 1, "tokens": asdict(manifest)})
+        return
     click.echo(f"as its manifest says: {manifest.num_tokens:,} tokens, sha256 {manifest.sha256}")
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
 
 
 @command.command("weights")
@@ -241,8 +270,9 @@ def list_weights(ctx: click.Context, name: str, source: Path | None) -> None:
 @command.command("push")
 @click.argument("name")
 @click.option("--cluster", required=True, metavar="NAME", help="A file of cluster/.")
+@click.option("--quiet", is_flag=True, help="No progress.")
 @click.pass_context
-def push(ctx: click.Context, name: str, cluster: str) -> None:
+def push(ctx: click.Context, name: str, cluster: str, quiet: bool) -> None:
     """Bring a token file to the data folder of every node, checked by SHA-256."""
     from orchestrator import ui
     from orchestrator.cluster import Cluster
@@ -257,5 +287,5 @@ def push(ctx: click.Context, name: str, cluster: str) -> None:
     names = tuple(node.name for node in site.nodes)
     with Pool.open(site, site.nodes, known_hosts_file(workspace, cluster, site)) as pool:
         source = workspace.home / "results" / "data"
-        hand_out(pool, name, source=source, folder=site.data_dir, nodes=names, view=ui.view())
+        hand_out(pool, name, source=source, folder=site.data_dir, nodes=names, view=ui.view(quiet=quiet))
     click.echo(f"{name} is on {', '.join(names)} in {site.data_dir}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -86,12 +87,23 @@ def _say_changed(survey: Survey, shown: str) -> None:
 
 @command.command("list")
 @CLUSTER
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
-def list_(ctx: click.Context, cluster: str) -> None:
+def list_(ctx: click.Context, cluster: str, as_json: bool) -> None:
     """Print what is pinned."""
     from orchestrator import hosts
 
     loaded, file, shown = _cluster(ctx, cluster)
+    if as_json:
+        rows = [
+            {"node": node, "kind": key.kind, "fingerprint": key.fingerprint, "line": key.line}
+            for node, keys in hosts.pinned(loaded, file).items()
+            for key in keys
+        ]
+        unpinned = [node for node, keys in hosts.pinned(loaded, file).items() if not keys]
+        said = {"schema": 1, "cluster": cluster, "file": shown, "keys": rows, "not_pinned": unpinned}
+        click.echo(json.dumps(said, indent=2, ensure_ascii=False, allow_nan=False))
+        return
     for node, keys in hosts.pinned(loaded, file).items():
         for key in keys:
             click.echo(f"{node}  {key.kind:<19}  {key.fingerprint}  {shown}:{key.line}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,17 +91,25 @@ def down(ctx: click.Context, name: str) -> None:
 
 @command.command("status")
 @named
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
-def status(ctx: click.Context, name: str) -> int:
+def status(ctx: click.Context, name: str, as_json: bool) -> int:
     """List the nodes; exit 3 when there are none or one of them does not answer."""
     from orchestrator.errors import Exit
     from orchestrator.lab import box, state
 
     lab = state.read(workspace_of(ctx), checked(name))
+    seen = box.status(lab) if lab else ()
+    if as_json:
+        rows = [
+            {"name": one.node.name, "address": one.node.address, "alive": one.alive, "docker": one.docker}
+            for one in seen
+        ]
+        click.echo(json.dumps({"schema": 1, "lab": name, "nodes": rows}, indent=2, ensure_ascii=False))
+        return Exit.OK if rows and all(one.docker for one in seen) else Exit.PREFLIGHT
     if lab is None:
         click.echo(f"lab {name}: there is none")
         return Exit.PREFLIGHT
-    seen = box.status(lab)
     click.echo(f"lab {name}: vendor {lab.vendor}, device {lab.device}, {lab.devices} a node, {lab.subnet}")
     width = max(len(one.node.name) for one in seen)
     for one in seen:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from orchestrator import __version__
+from orchestrator.cli import language
+from orchestrator.cli.dressing import dressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +33,8 @@ VERBS = {
     "vendors": "Check and render the vendors' folders.",
     "hosts": "Show and store the host keys of a cluster's nodes.",
     "lab": "A rehearsal cluster on this machine: real sshd, real dockerd.",
+    "explain": "Say what an error code means, how it comes about and what helps.",
+    "completion": "Print the script that completes nx8 in a shell.",
 }
 
 
@@ -45,7 +49,7 @@ class Lazy(click.Group):
             return None
         command = importlib.import_module(f"orchestrator.cli.{name}_verb").command
         assert isinstance(command, click.Command)
-        return command
+        return dressed(command, path=(name,))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Verbs"):
@@ -70,9 +74,18 @@ class Lazy(click.Group):
 @click.option(
     "--home", type=click.Path(path_type=Path), help="The folder that holds cases/, dockerfiles/ and cluster/."
 )
+@click.option(
+    "--lang",
+    type=click.Choice(language.LANGUAGES),
+    callback=language.keep,
+    expose_value=False,
+    help="Words of tables and errors, for every verb.",
+)
 @click.pass_context
 def group(ctx: click.Context, home: Path | None) -> None:
     """Training benchmarks for accelerator clusters: no proof, no number.
+
+    What a verb prints is its result, on standard output; everything else goes to standard error.
 
     Exit codes: 0 every planned cell MEASURED, 1 a gate failed, 2 usage or configuration, 3 a node cannot
     run it, 4 a cell failed or is not provable, 5 build, 6 busy, 7 time budget used, 70 a bug of ours, 124
@@ -88,8 +101,10 @@ def main() -> NoReturn:
 
 def guarded(verb: Callable[[], Any]) -> int:
     """Runs a verb; returns the exit code, having said on stderr what went wrong."""
+    from orchestrator.cli.afterwards import afterwards
     from orchestrator.errors import Exit, Nx8Error, Stopped
 
+    language.forget()
     try:
         code = verb()
         if sys.stdout is not None:
@@ -99,6 +114,8 @@ def guarded(verb: Callable[[], Any]) -> int:
         click.echo(str(error), err=True)
         if len(error.problems) > 1:
             click.echo(f"{len(error.problems)} problems", err=True)
+        for line in afterwards(error.problems, language.of_words()):
+            click.echo(line, err=True)
         return int(error.exit_code)
     except click.ClickException as error:
         error.show()

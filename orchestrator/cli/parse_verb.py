@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.cli.common import workspace_of
+
+if TYPE_CHECKING:
+    from orchestrator.reparse import Outcome, Unreadable
 
 #: Held against the dialects by a test; here so that help loads none of them.
 DIALECT_NAMES = ("events", "deepspeed", "megatron", "huggingface", "flagperf", "torchtitan", "mllog")
@@ -45,6 +49,7 @@ DIALECT_NAMES = ("events", "deepspeed", "megatron", "huggingface", "flagperf", "
     show_default=True,
     help="Of log files: form of the output.",
 )
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json, for stored runs too.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -54,6 +59,7 @@ def command(
     settings: tuple[str, ...],
     reference: Path | None,
     form: str,
+    as_json: bool,
 ) -> int:
     """Recompute a stored run and compare, or read figures from any training log.
 
@@ -66,33 +72,47 @@ def command(
     files = [Path(thing) for thing in things]
     if everything:
         _refuse_more_than_all(things)
-        return _all(ctx)
+        return _all(ctx, as_json=as_json)
     if files and all(file.is_file() for file in files):
-        return _files(files, dialect=dialect, settings=settings, reference=reference, form=form)
+        return _files(
+            files, dialect=dialect, settings=settings, reference=reference, form="json" if as_json else form
+        )
     _refuse_mixture(
         files, asked=dialect != "auto" or bool(settings) or reference is not None or form != "text"
     )
-    return _run(ctx, things[0] if things else "latest")
+    return _run(ctx, things[0] if things else "latest", as_json=as_json)
 
 
-def _run(ctx: click.Context, run: str) -> int:
+def _run(ctx: click.Context, run: str, *, as_json: bool) -> int:
     from orchestrator.reparse import reparse
     from orchestrator.results import RunFolder
 
     folder = RunFolder.find(workspace_of(ctx).runs, run)
     outcome = reparse(folder)
-    click.echo(outcome.message)
+    click.echo(_json((outcome,)) if as_json else outcome.message)
     return outcome.exit_code
 
 
-def _all(ctx: click.Context) -> int:
+def _json(outcomes: tuple[Outcome | Unreadable, ...]) -> str:
+    import json
+
+    rows = [{"run": one.run_id, "exit_code": int(one.exit_code), "message": one.message} for one in outcomes]
+    return json.dumps({"schema": 1, "runs": rows}, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _all(ctx: click.Context, *, as_json: bool) -> int:
     from orchestrator.errors import worst
     from orchestrator.reparse import reparse_all
 
-    codes = []
+    outcomes = []
     for outcome in reparse_all(workspace_of(ctx).runs):
-        click.echo(outcome.message)
-        codes.append(outcome.exit_code)
+        if not as_json:
+            click.echo(outcome.message)
+        outcomes.append(outcome)
+    codes = [one.exit_code for one in outcomes]
+    if as_json:
+        click.echo(_json(tuple(outcomes)))
+        return worst(codes)
     moved = sum(code != 0 for code in codes)
     click.echo(f"{len(codes)} runs, {moved} of them not as stored")
     return worst(codes)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.cli import language
 from orchestrator.cli.common import workspace_of
 
 if TYPE_CHECKING:
@@ -31,9 +32,15 @@ def command() -> None:
 )
 @click.option("--strict", is_flag=True, help="Exit 1 when anything was found wrong.")
 @click.option("--replace", is_flag=True, help="Take the place of a document of the same name.")
+@click.option("--dry-run", is_flag=True, help="Store nothing: only say what would be, and what is wrong.")
 @click.pass_context
 def import_(
-    ctx: click.Context, files: tuple[Path, ...], target: Path | None, strict: bool, replace: bool
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    target: Path | None,
+    strict: bool,
+    replace: bool,
+    dry_run: bool,
 ) -> int:
     """Read result documents in Markdown, say what is wrong with them, and store their rows as YAML.
 
@@ -46,12 +53,13 @@ def import_(
 
     workspace = workspace_of(ctx)
     shelf = Shelf.of(workspace) if target is None else Shelf(target, shown=str(target))
-    outcome = import_all(files, shelf=shelf, workspace=workspace, replace=replace)
+    outcome = import_all(files, shelf=shelf, workspace=workspace, replace=replace, dry_run=dry_run)
     for one in outcome:
         for finding in one.findings:
             click.echo(finding.text(one.document.source.file))
         shown = visible(workspace.shown(one.path), limit=MAX_PATH)
-        click.echo(f"{shown}: {len(one.document.rows)} rows, {len(one.findings)} warnings")
+        would = "not stored: " if dry_run else ""
+        click.echo(f"{would}{shown}: {len(one.document.rows)} rows, {len(one.findings)} warnings")
     return Exit.GATE if strict and any(one.findings for one in outcome) else Exit.OK
 
 
@@ -77,13 +85,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:
 
 @command.command("show")
 @click.argument("name")
-@click.option(
-    "--lang",
-    type=click.Choice(["zh", "en"]),
-    default="zh",
-    show_default=True,
-    help="Words around the document.",
-)
+@language.option("Words around the document.")
 @click.pass_context
 def show(ctx: click.Context, name: str, lang: Language) -> None:
     """Print a stored document as Markdown, and below it what is wrong with it."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.cli import language
 from orchestrator.cli.common import workspace_of
 
 if TYPE_CHECKING:
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="Form of the output.",
 )
-@click.option(
-    "--lang", type=click.Choice(["zh", "en"]), default="zh", show_default=True, help="Words of the report."
-)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@language.option("Words of the report.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path, allow_dash=True),
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     help="Write FILE in one step instead of standard output.",
 )
 @click.pass_context
-def command(ctx: click.Context, run: str, form: str, lang: Language, output: Path | None) -> None:
+def command(
+    ctx: click.Context, run: str, form: str, as_json: bool, lang: Language, output: Path | None
+) -> None:
     """Print the tables of a stored run.
 
     RUN is a run's name, its folder, or 'latest'.
@@ -44,6 +46,7 @@ def command(ctx: click.Context, run: str, form: str, lang: Language, output: Pat
 
     workspace = workspace_of(ctx)
     folder = RunFolder.find(workspace.runs, run)
+    form = "json" if as_json else form
     if form in ("html", "svg"):  # what only the raw files of a run hold
         from orchestrator.page import curves_svg, page_of
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from typing import TYPE_CHECKING
 
@@ -22,16 +23,28 @@ def command() -> None:
 
 @command.command("check")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--quiet", is_flag=True, help="Only what is lacking.")
+@click.option("--quiet", is_flag=True, help="No notes: whether each is complete, and what is lacking.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 @click.pass_context
-def check(ctx: click.Context, names: tuple[str, ...], quiet: bool) -> None:
+def check(ctx: click.Context, names: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     """Say everything that a vendor's folder lacks; all vendors when none is named."""
     from orchestrator.errors import ConfigError
     from orchestrator.vendorcheck import check as checked
 
     workspace = workspace_of(ctx)
     results = [checked(workspace, name) for name in names or workspace.vendor_names()]
-    for result in results:
+    if as_json:
+        rows = [
+            {
+                "name": result.vendor,
+                "complete": not result.problems,
+                "lacks": [problem.message for problem in result.problems],
+                "notes": list(result.notes),
+            }
+            for result in results
+        ]
+        click.echo(json.dumps({"schema": 1, "vendors": rows}, indent=2, ensure_ascii=False, allow_nan=False))
+    for result in () if as_json else results:
         lacking = len(result.problems)
         click.echo(f"{result.vendor:<10}  {f'lacks {lacking}' if lacking else 'complete'}")
         for note in () if quiet else result.notes:

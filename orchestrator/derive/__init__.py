@@ -11,12 +11,14 @@ from orchestrator.derive.rawfiles import (
     read_bytes,
     read_logs,
     read_monitors,
+    read_programs,
     read_statuses,
     regular_files,
 )
 from orchestrator.errors import WORST_FIRST, ConfigError, Exit, Problem, worst
 from orchestrator.metrics import summarize
 from orchestrator.parse import PARSER_VERSION
+from orchestrator.parse.program import transcribed
 from orchestrator.parse.strict import Fields, Misread, strict_object
 from orchestrator.parse.visible import visible, visible_lines
 from orchestrator.plan import as_document
@@ -143,7 +145,10 @@ def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tu
     if (first := logs.get(0)) and first.saved:
         left[cell.cell_id] = first.saved
     before = left.get(cell.handed.cell_id) if cell.handed else None
-    judgement = judge(cell, logs, statuses, seen, lists=lists_of(run, cell), before=before)
+    programs = read_programs(folder, cell)
+    if cell.job.program is not None:
+        logs = transcribed(cell, logs, programs)
+    judgement = judge(cell, logs, statuses, seen, lists=lists_of(run, cell), before=before, programs=programs)
     monitors = read_monitors(folder, cell)
     summary = summarize(cell, logs, mem_total_bytes=host.mem_total_bytes, monitors=monitors)
     evaluation: Document = {}
@@ -220,14 +225,13 @@ def _data(cell: Cell) -> Document:
 
 
 def _parallel(cell: Cell) -> Document:
-    """Data parallelism is all there is, so the tensor and pipeline parts are 1; the label is the tables'
-    wording.
-    """
-    batch = cell.job.batch
+    """The label is the tables' wording; how the model is cut is left out where it is not."""
+    batch, cut = cell.job.batch, cell.job.parallel
     return {
         "data_parallel_size": batch.data_parallel_size,
         "world_size": batch.world_size,
-        "label": f"TP1PP1DP{batch.data_parallel_size}",
+        "label": cell.job.parallel_label,
+        **(as_document(cut) if cut else {}),
     }
 
 

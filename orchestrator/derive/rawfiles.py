@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.monitor import MonitorLog, read_monitor
+from orchestrator.parse import collecting
 from orchestrator.parse.events import EventReader, RankLog
+from orchestrator.parse.program import ProgramLog, read_program
 from orchestrator.parse.status import MAX_STATUS_BYTES, NodeStatus, StatusProblem, read_status
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 
 
+@collecting.paused()
 def read_logs(folder: CellFolder, cell: Cell) -> dict[int, RankLog]:
     """The log of every rank that has an events file, planned or not: an unplanned one is a finding too.
 
@@ -51,6 +54,22 @@ def read_log(node: NodeFolder, rank: int) -> RankLog | None:
     for chunk in chunks:
         reader.feed(chunk)
     return reader.finish()
+
+
+def read_programs(folder: CellFolder, cell: Cell) -> dict[int, ProgramLog]:
+    """What every planned rank of an external program printed; nothing where our own trainer ran."""
+    if cell.job.program is None:
+        return {}
+    found: dict[int, ProgramLog] = {}
+    for launch in cell.launches:
+        node = folder.node(launch.node_rank)
+        for rank in launch.ranks:
+            if node.path.is_symlink() or node.rank(rank).path.is_symlink():
+                continue
+            chunks = read_chunks(node.rank(rank).stdout)
+            if chunks is not None:
+                found[rank] = read_program(chunks, rank=rank, dialect=cell.job.program.dialect)
+    return found
 
 
 def read_statuses(folder: CellFolder, cell: Cell) -> dict[int, NodeStatus | StatusProblem]:

@@ -25,7 +25,6 @@ from orchestrator.load.nodes import compose
 from orchestrator.load.source import clean, dotted, read_bytes, read_source, text_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from orchestrator.load.source import Source
@@ -63,20 +62,6 @@ def _value(source: Source, kind: type[T]) -> T:
         raise ConfigError(source.listed([*problems, *misfits]))
     assert value is not None
     return value
-
-
-def load_all(wanted: Mapping[Path, type[T]], *, shown: Callable[[Path], str] = str) -> dict[Path, T]:
-    """Every file's value. Hears all, then raises one ConfigError with the problems of all, file by file."""
-    values: dict[Path, T] = {}
-    problems: list[Problem] = []
-    for path, kind in wanted.items():
-        try:
-            values[path] = load(path, kind, shown_as=shown(path))
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return values
 
 
 def read_stored(path: Path, kind: type[T]) -> T:

@@ -29,7 +29,7 @@ from orchestrator.metrics.arithmetic import Check
 from orchestrator.metrics.comparison import ScalePoint, scaling_efficiency
 from orchestrator.metrics.logged import Logged, summarize_log, why_unfinished
 from orchestrator.metrics.summary import NoValueError
-from orchestrator.parse import PARSER_VERSION
+from orchestrator.parse import PARSER_VERSION, collecting
 from orchestrator.parse.dialects import DIALECTS, Heard, LogReader, Reading
 from orchestrator.parse.dialects.detect import Choice, Unclear, choose, chosen, merged
 from orchestrator.parse.visible import visible
@@ -90,6 +90,7 @@ class LogResult:
         return next(metric.value for metric in self.metrics if metric.name == name)
 
 
+@collecting.paused()
 def read_log(
     path: Path, known: Known, *, dialect: str = "auto", reference: Mapping[int, float] | None = None
 ) -> LogResult:

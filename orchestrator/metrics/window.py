@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.grid import counts
 from orchestrator.metrics.summary import NoValueError
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 class WindowStep:
     """One measured step over all ranks. `time_s` is that of the slowest rank: the others waited for it.
 
-    `samples` and `tokens` are of all ranks, padding included; `real_tokens` and `images` are None where every
-    rank has none to report: samples of one length have no padding.
+    `samples` and `tokens` are of all data ranks, padding included: ranks that share out one model among them
+    train the same tokens. `real_tokens` and `images` are None where every rank has none to report: samples of
+    one length have no padding.
     """
 
     time_s: float
@@ -49,7 +51,9 @@ def window(cell: Cell, logs: Mapping[int, RankLog]) -> tuple[WindowStep, ...]:
             raise NoValueError(
                 f"step {number} was reported {len(found[wrong])} times by rank {wrong}, not once"
             )
-        steps.append(joined([records[0] for records in found.values()]))
+        counting = [records[0] for rank, records in found.items() if counts(cell.job, rank)]
+        slowest_s = max(records[0].duration_s for records in found.values())
+        steps.append(joined(counting, time_s=slowest_s))
     return tuple(steps)
 
 
@@ -79,8 +83,8 @@ def _numbered(log: RankLog | None) -> dict[int, list[Step]]:
     return numbered
 
 
-def joined(records: list[Step]) -> WindowStep:
-    """One step as the ranks reported it, one record each."""
+def joined(records: list[Step], *, time_s: float) -> WindowStep:
+    """One step of `time_s`: one record of every rank that counts tokens of its own."""
     # A rank's loss is a mean over the tokens that it learned from: those with a label where it counts them.
     weights = [step.tokens if step.labelled_tokens is None else step.labelled_tokens for step in records]
     losses = [
@@ -97,7 +101,7 @@ def joined(records: list[Step]) -> WindowStep:
         else None
     )
     return WindowStep(
-        time_s=max(step.duration_s for step in records),
+        time_s=time_s,
         loss=loss,
         grad_norm=max(norms) if norms else None,
         samples=sum(step.samples for step in records),

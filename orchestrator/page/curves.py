@@ -10,7 +10,8 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from orchestrator.metrics.window import joined, planned_ranks
+from orchestrator.grid import counts
+from orchestrator.metrics.window import WindowStep, joined, planned_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -128,6 +129,15 @@ def _of_steps(cell: Cell, logs: Mapping[int, RankLog]) -> Iterator[Chart]:
     numbers = sorted(by_step)
     steps = [list(by_step[number].values()) for number in numbers]
 
+    counting = [
+        [one for rank, one in by_step[number].items() if counts(cell.job, rank)] for number in numbers
+    ]
+    whole = {
+        number: joined(some, time_s=max(one.duration_s for one in step))
+        for number, step, some in zip(numbers, steps, counting, strict=True)
+        if len(step) == len(planned)
+    }
+
     def chart(name: str, unit: str, **lines: Callable[[list[Step]], float | None]) -> Chart:
         made = (Line(name=key, values=tuple(map(compute, steps))) for key, compute in lines.items())
         return Chart(
@@ -140,9 +150,10 @@ def _of_steps(cell: Cell, logs: Mapping[int, RankLog]) -> Iterator[Chart]:
             recorded=len(numbers),
         )
 
-    whole = len(planned)
-    yield chart("throughput", "token/p/s", throughput=lambda step: _speed(cell, step, whole))
-    yield chart("loss", "nats/token", loss=lambda step: joined(step).loss)
+    yield chart("throughput", "token/p/s", throughput=lambda step: _speed(cell, whole.get(step[0].step)))
+    yield chart(
+        "loss", "nats/token", loss=lambda step: one.loss if (one := whole.get(step[0].step)) else None
+    )
     yield chart(
         "step_time",
         "s",
@@ -153,10 +164,12 @@ def _of_steps(cell: Cell, logs: Mapping[int, RankLog]) -> Iterator[Chart]:
     )
 
 
-def _speed(cell: Cell, records: list[Step], planned: int) -> float | None:
-    """As the metric has it, of one step: padding counts where samples are of one length."""
-    step, batch = joined(records), cell.job.batch
-    if step.time_s <= 0 or len(records) != planned:
+def _speed(cell: Cell, step: WindowStep | None) -> float | None:
+    """As the metric has it, of one step that all ranks reported: padding counts where samples are of one
+    length.
+    """
+    batch = cell.job.batch
+    if step is None or step.time_s <= 0:
         return None
     if cell.job.data.samples is None:
         tokens = batch.global_batch_size * batch.sequence_length

@@ -70,6 +70,12 @@ class Ready(Record, frozen=True, kw_only=True):
     compiled: bool | None = None
     tf32: bool | None = None
     flops_per_token: int | None = None
+    tensor_parallel_size: int | None = None
+    pipeline_parallel_size: int | None = None
+    tensor_rank: int | None = None
+    pipeline_rank: int | None = None
+    data_rank: int | None = None
+    num_local_parameters: int | None = None
 
 
 class Step(Record, frozen=True, kw_only=True, gc=False):
@@ -78,7 +84,7 @@ class Step(Record, frozen=True, kw_only=True, gc=False):
 
     `tokens` counts padding. `real_tokens`, `labelled_tokens` and `images` are None where there is no padding;
     `data_wait_s` is how long it stood still for its data, `comm_wait_s` for other ranks; None where it does
-    not say.
+    not say. `updated` is False where an overflow skipped the update, None without a loss scale.
     """
 
     step: int
@@ -92,6 +98,7 @@ class Step(Record, frozen=True, kw_only=True, gc=False):
     learning_rate: float
     data_wait_s: float | None = None
     comm_wait_s: float | None = None
+    updated: bool | None = None
     real_tokens: int | None = None
     labelled_tokens: int | None = None
     images: int | None = None
@@ -99,6 +106,30 @@ class Step(Record, frozen=True, kw_only=True, gc=False):
     @property
     def duration_s(self) -> float:
         return self.end_s - self.start_s
+
+
+class Program(Record, frozen=True, kw_only=True):
+    """What the observer of an external program started; digests of what it reads, on a node's first rank."""
+
+    directory: str
+    argv: tuple[str, ...]
+    data_sha256: str | None
+    index_sha256: str | None
+
+
+class Output(Record, frozen=True, kw_only=True, gc=False):
+    """How much of an external program's output had come by `t_s`: bytes, and lines that were whole."""
+
+    bytes: int
+    lines: int
+
+
+class OutputEnd(Record, frozen=True, kw_only=True):
+    """All of an external program's output."""
+
+    bytes: int
+    lines: int
+    sha256: str
 
 
 class Memory(Record, frozen=True, kw_only=True):
@@ -251,6 +282,7 @@ def _plain_step(line: bytes, *, number: int) -> Step | None:
         return None
     waiting = read if isinstance(read, _WaitingStep) else None
     padded = read if isinstance(read, _PaddedStep) else None
+    scaled = read if isinstance(read, _ScaledStep | _PaddedScaledStep) else None
     return Step(
         line=number,
         nonce=read.nonce,
@@ -268,6 +300,7 @@ def _plain_step(line: bytes, *, number: int) -> Step | None:
         learning_rate=read.learning_rate,
         data_wait_s=None if waiting is None else waiting.data_wait_s,
         comm_wait_s=None if waiting is None else waiting.comm_wait_s,
+        updated=scaled.updated if scaled is not None else None,
         real_tokens=None if padded is None else padded.real_tokens,
         labelled_tokens=None if padded is None else padded.labelled_tokens,
         images=None if padded is None else padded.images,
@@ -346,6 +379,12 @@ def _ready(fields: Fields, common: _Common) -> Ready:
         compiled=fields.optional_flag("compiled"),
         tf32=fields.optional_flag("tf32"),
         flops_per_token=_optional_count(fields, "flops_per_token"),
+        tensor_parallel_size=_optional_count(fields, "tensor_parallel_size"),
+        pipeline_parallel_size=_optional_count(fields, "pipeline_parallel_size"),
+        tensor_rank=_optional_count(fields, "tensor_rank"),
+        pipeline_rank=_optional_count(fields, "pipeline_rank"),
+        data_rank=_optional_count(fields, "data_rank"),
+        num_local_parameters=_optional_count(fields, "num_local_parameters"),
     )
 
 
@@ -369,6 +408,7 @@ def _step(fields: Fields, common: _Common) -> Step:
         learning_rate=fields.number("learning_rate"),
         data_wait_s=_optional_wait(fields, "data_wait_s"),
         comm_wait_s=_optional_wait(fields, "comm_wait_s"),
+        updated=fields.optional_flag("updated"),
         real_tokens=_optional_count(fields, "real_tokens"),
         labelled_tokens=_optional_count(fields, "labelled_tokens"),
         images=_optional_count(fields, "images"),
@@ -409,6 +449,29 @@ def _saved(fields: Fields, common: _Common) -> Saved:
     )
 
 
+def _program(fields: Fields, common: _Common) -> Program:
+    return Program(
+        **common,
+        directory=fields.text("directory", limit=4096),
+        argv=fields.text_list("argv"),
+        data_sha256=fields.optional_text("data_sha256", limit=128),
+        index_sha256=fields.optional_text("index_sha256", limit=128),
+    )
+
+
+def _output(fields: Fields, common: _Common) -> Output:
+    return Output(**common, bytes=_count(fields, "bytes"), lines=_count(fields, "lines"))
+
+
+def _output_end(fields: Fields, common: _Common) -> OutputEnd:
+    return OutputEnd(
+        **common,
+        bytes=_count(fields, "bytes"),
+        lines=_count(fields, "lines"),
+        sha256=fields.text("sha256", limit=128),
+    )
+
+
 def _answered(fields: Fields, common: _Common) -> Answered:
     return Answered(**common, question=fields.text("question", limit=512), tokens=fields.integers("tokens"))
 
@@ -439,6 +502,9 @@ _EVENTS: dict[str, Callable[[Fields, _Common], Record]] = {
     "ready": _ready,
     "step": _step,
     "memory": _memory,
+    "program": _program,
+    "output": _output,
+    "output_end": _output_end,
     "fail": _fail,
     "saved": _saved,
     "answer": _answered,

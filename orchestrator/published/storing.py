@@ -174,9 +174,12 @@ class Shelf:
             help=f"there are: {listed}" if names else "nx8 published import FILE",
         )
 
-    def write(self, documents: Iterable[Document], *, replace: bool = False) -> tuple[Path, ...]:
-        """Writes all or, when one may not be written, none. Raises ConfigError (E823) for two documents of
-        one name, or a stored one of another source; CellError (E701) for a disk.
+    def write(
+        self, documents: Iterable[Document], *, replace: bool = False, dry_run: bool = False
+    ) -> tuple[Path, ...]:
+        """Writes all or, when one may not be written, none; `dry_run` writes none in any case. Raises
+        ConfigError (E823) for two documents of one name, or a stored one of another source; CellError (E701)
+        for a disk.
         """
         given = tuple(documents)
         texts: dict[str, tuple[str, Document]] = {}
@@ -189,7 +192,7 @@ class Shelf:
             texts.setdefault(name, (yaml_text(document), document))
         if problems:
             raise ConfigError(problems)
-        for name, (text, _) in texts.items():
+        for name, (text, _) in () if dry_run else texts.items():
             write_atomic(self.path(name), text.encode())
             self.path(name).chmod(0o644)
         return tuple(self.path(name_of(document)) for document in given)
@@ -220,10 +223,10 @@ class Imported:
 
 
 def import_all(
-    files: Sequence[Path], *, shelf: Shelf, workspace: Workspace, replace: bool
+    files: Sequence[Path], *, shelf: Shelf, workspace: Workspace, replace: bool, dry_run: bool = False
 ) -> tuple[Imported, ...]:
-    """Reads every file, then writes all of them. Raises ConfigError with the problems of all, and then
-    nothing is written.
+    """Reads every file, then writes all of them, or with `dry_run` none. Raises ConfigError with the problems
+    of all, and then nothing is written.
     """
     known = known_devices(workspace)
     documents: list[Document] = []
@@ -235,7 +238,7 @@ def import_all(
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    paths = shelf.write(documents, replace=replace)
+    paths = shelf.write(documents, replace=replace, dry_run=dry_run)
     return tuple(
         Imported(path=path, document=document, findings=lint(document, known=known))
         for path, document in zip(paths, documents, strict=True)

@@ -272,3 +272,34 @@ def opened(
         raise
     except Exception as error:
         raise ours(error, node=node, phase="agent", where=where) from error
+
+
+def ping(transport: paramiko.Transport, *, node: str, where: str, limit_s: float) -> float:
+    """Seconds until the login shell has run the constant command `true`, on a channel of its own. Raises
+    RemoteError.
+    """
+    began = time.monotonic()
+    try:
+        with transport.open_session(timeout=limit_s) as channel:
+            # paramiko waits for the reply to `exec` without a limit of its own.
+            guard = threading.Timer(limit_s, channel.close)
+            guard.start()
+            try:
+                channel.exec_command("true")
+                ended = channel.status_event.wait(max(0.0, began + limit_s - time.monotonic()))
+            finally:
+                guard.cancel()
+            status = channel.recv_exit_status() if ended else -1
+    except Exception as error:
+        raise ours(error, node=node, phase="command", where=where) from error
+    took = time.monotonic() - began
+    if status == 0:
+        return took
+    ended_how = f"`true` ended with {status}" if status > 0 else f"`true` did not end within {limit_s:g} s"
+    raise LinkLost.of(
+        "E209",
+        f"the login shell runs no command: {ended_how} ({where})",
+        node=node,
+        phase="command",
+        help="log in by hand with the same account and look at its shell",
+    )

@@ -122,6 +122,16 @@ class Remote:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def ping(self, *, limit_s: float) -> float:
+        """Seconds until the constant command `true` has run in the login shell there: a node that answers
+        without our entry, so without Python. Raises RemoteError: E209 when it ends otherwise.
+        """
+        with self.slots:
+            self.connect()
+            transport = self.link.connection.transport
+            assert transport is not None
+            return agent_channel.ping(transport, node=self.name, where=self.where, limit_s=limit_s)
+
     @contextmanager
     def agent(self) -> Iterator[AgentChannel]:
         """An agent for one request; kept for the next unless its stream is in doubt."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from orchestrator.verdict.causes import failure
+from orchestrator.grid import place
+from orchestrator.verdict.causes import Failure, failure
 from orchestrator.verdict.evidence import Evidence, HostSeen
 from orchestrator.verdict.proofs import Proof, examine, unproven
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.parse.events import RankLog
+    from orchestrator.parse.program import ProgramLog
     from orchestrator.parse.records import Saved
     from orchestrator.parse.status import NodeStatus, StatusProblem
     from orchestrator.plan import Cell
@@ -54,9 +56,10 @@ def judge(
     *,
     lists: Lists | None = None,
     before: Saved | None = None,
+    programs: Mapping[int, ProgramLog] | None = None,
 ) -> Judgement:
     """The verdict on `cell`. `logs` by rank, `statuses` by node rank; a missing file is absent from them.
-    `lists` and `before` are as Evidence has them.
+    `lists`, `before` and `programs` are as Evidence has them.
 
     Never raises on what ranks and launchers wrote.
     """
@@ -64,16 +67,45 @@ def judge(
         reason = host.not_run_reason or "never started"
         proofs = unproven("the cell was not run", cell=cell)
         return Judgement(verdict=Verdict.NOT_RUN, reasons=(reason,), proofs=proofs)
-    evidence = Evidence(cell=cell, logs=logs, statuses=statuses, host=host, lists=lists, before=before)
+    evidence = Evidence(
+        cell=cell,
+        logs=logs,
+        statuses=statuses,
+        host=host,
+        lists=lists,
+        before=before,
+        programs=programs or {},
+    )
     proofs = examine(evidence)
     failed = failure(evidence)
     if failed is not None:
         return Judgement(
             verdict=Verdict.FAILED,
-            reasons=failed.reasons,
+            reasons=located(failed, evidence),
             proofs=proofs,
-            cause_rank=failed.rank,
+            cause_rank=culprit(failed, evidence),
             traceback=failed.traceback,
         )
     broken = tuple(f"{proof.name}: {proof.detail}" for proof in proofs if not proof.held)
     return Judgement(verdict=Verdict.INVALID if broken else Verdict.MEASURED, reasons=broken, proofs=proofs)
+
+
+def located(failed: Failure, evidence: Evidence) -> tuple[str, ...]:
+    """The reasons; where the model is shared out among ranks, the first one says where the culprit stands."""
+    rank = culprit(failed, evidence)
+    if rank is None or evidence.cell.job.parallel is None:
+        return failed.reasons
+    first, *others = failed.reasons
+    return (f"{first} (rank {rank}: {place(evidence.cell.job, rank)})", *others)
+
+
+def culprit(failed: Failure, evidence: Evidence) -> int | None:
+    """The rank that failed first. Where all stood still, the only one that did not hear SIGTERM: it was
+    stopped, while the others waited for it.
+    """
+    if failed.rank is not None or evidence.host.stopped != "stall":
+        return failed.rank
+    ends = {rank: status.signal for rank in evidence.ranks if (status := evidence.rank_status(rank))}
+    deaf = [rank for rank, name in ends.items() if name == "SIGKILL"]
+    heard = [rank for rank, name in ends.items() if name == "SIGTERM"]
+    return deaf[0] if len(deaf) == 1 and heard else None

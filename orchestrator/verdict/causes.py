@@ -47,6 +47,10 @@ LOST_PEER = re.compile(
 )
 
 
+#: What a rank raises that only learned of another one's trouble.
+FOLLOWS = ("NonFiniteElsewhereError",)
+
+
 def failure(evidence: Evidence) -> Failure | None:
     """Why the cell failed, or None when every rank ran to its end and exited by itself."""
     # No peer's failure makes a rank leave with 0 before its end, so such a rank comes first whoever was
@@ -93,7 +97,7 @@ def _falls(evidence: Evidence) -> list[_Fall]:
                     early_exit=status is not None and status.exit_code == 0,
                     lost_peer=log is not None
                     and log.fail is not None
-                    and LOST_PEER.search(log.fail.message[:4096]) is not None,
+                    and (log.fail.type in FOLLOWS or LOST_PEER.search(log.fail.message[:4096]) is not None),
                     text=text,
                 )
             )
@@ -127,6 +131,8 @@ def _at_step(log: RankLog | None) -> str:
         return ", before any record"
     if log.last_step is not None:
         return f", after step {log.last_step}"
+    if log.program is not None:
+        return f", after {log.outputs[-1].lines if log.outputs else 0} lines of its output"
     return ", before its first step" if log.ready else ", before it was ready"
 
 

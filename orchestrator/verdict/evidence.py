@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator.metrics.window import planned_ranks
 from orchestrator.parse.events import RankLog
+from orchestrator.parse.program import ProgramLog
 from orchestrator.parse.records import Saved
 from orchestrator.parse.status import NodeStatus, StatusProblem
 from orchestrator.plan import Cell
@@ -81,7 +82,7 @@ class Evidence:
     """Everything about one cell. A file that does not exist is absent from its mapping.
 
     `lists` is what the host kept of the cell's prepared set; `before` what the first rank of the stage before
-    this one says it left.
+    this one says it left; `programs` what the ranks of an external program printed.
     """
 
     cell: Cell
@@ -90,6 +91,7 @@ class Evidence:
     host: HostSeen
     lists: Lists | None = None
     before: Saved | None = None
+    programs: Mapping[int, ProgramLog] = field(default_factory=dict)
 
     @property
     def ranks(self) -> tuple[int, ...]:

@@ -11,7 +11,6 @@ reads and judges a log of steps alone and one twice as long, in turn: the ratio 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
 import itertools
 import json
@@ -27,8 +26,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from orchestrator.cli.parse_verb import DIALECT_NAMES
-from orchestrator.errors import ConfigError
-from orchestrator.logfile import judge_log, known_of
+from orchestrator.logfile import known_of, read_log
 from orchestrator.parse.dialects import LogReader
 from orchestrator.parse.events import EventReader
 from tests.cellmaker import make_cell, make_records, numbered
@@ -39,10 +37,12 @@ if TYPE_CHECKING:
 DATA = Path(__file__).parents[1] / "data" / "logs"
 CHUNK_BYTES = 1 << 20
 MB = 1e6
-TARGETS = {"events": 60.0, "others": 50.0}
-#: What twice the log may cost, and how many steps it has.
+#: Of our events: 60 MB/s where json.loads alone reads 48, so 1.25 × of it wherever this runs.
+TARGETS = {"events": 60.0 / 48.0, "others": 50.0}
+#: What twice the log may cost, how many steps it has, and how often both are read: few rounds leave noise.
 MAX_RATIO = 2.2
 STEPS = 10_000
+DOUBLING_ROUNDS = 15
 MAX_RSS_BYTES = 256 << 20
 #: Steady metric lines of each dialect, from the samples that the tests hold against their truth.
 SAMPLES = {
@@ -105,7 +105,7 @@ def read_events(data: bytes) -> None:
     assert reader.finish().num_problems == 0
 
 
-def read_log(data: bytes) -> None:
+def read_lines(data: bytes) -> None:
     reader = LogReader()
     for start in range(0, len(data), CHUNK_BYTES):
         reader.feed(data[start : start + CHUNK_BYTES])
@@ -152,25 +152,23 @@ def step_lines(dialect: str, *, steps: int) -> bytes:
     ).encode()
 
 
-def judge(data: bytes) -> None:
-    reader = LogReader()
-    reader.feed(data)
-    sizes = ("sequence_length=4096", "world_size=2", "logging_steps=1")
-    with contextlib.suppress(ConfigError):
-        judge_log(reader.finish(), known_of(sizes), file="log")
-
-
-def judging_s(data: bytes) -> float:
+def judging_s(path: Path) -> float:
+    known = known_of(("sequence_length=4096", "world_size=2", "logging_steps=1"))
     # What the round before left behind is not this one's.
     gc.collect()
-    return cpu_s(lambda: judge(data))
+    return cpu_s(lambda: read_log(path, known))
 
 
 def doubling(dialect: str, *, rounds: int) -> float:
-    """The time of twice the log ÷ that of the log, the best of rounds in turn: noise only ever adds."""
-    once, twice = (step_lines(dialect, steps=steps) for steps in (STEPS, 2 * STEPS))
-    judge(once)
-    pairs = [(judging_s(once), judging_s(twice)) for _ in range(rounds)]
+    """The time of twice the log ÷ that of the log, both read as `nx8 parse` does, the best of rounds in turn:
+    noise only ever adds.
+    """
+    with tempfile.TemporaryDirectory(prefix="nx8-perf-") as folder:
+        once, twice = Path(folder) / "once", Path(folder) / "twice"
+        for path, steps in ((once, STEPS), (twice, 2 * STEPS)):
+            path.write_bytes(step_lines(dialect, steps=steps))
+        judging_s(once)
+        pairs = [(judging_s(once), judging_s(twice)) for _ in range(rounds)]
     short, long = (min(side) for side in zip(*pairs, strict=True))
     return long / short
 
@@ -194,7 +192,7 @@ def main() -> int:
         for _ in range(options.rounds)
     ]
     ours, theirs = (len(events) / MB / statistics.median(side) for side in zip(*pairs, strict=True))
-    missed += ours < TARGETS["events"]
+    missed += ours / theirs < TARGETS["events"]
     figures["events"] = {"mb_per_s": ours, "json_loads_mb_per_s": theirs}
     print(f"events       {ours:6.1f} MB/s   json.loads alone {theirs:.1f}: {ours / theirs:.2f}×")
     for dialect in SAMPLES:
@@ -202,7 +200,7 @@ def main() -> int:
         rate = (
             len(log)
             / MB
-            / statistics.median(cpu_s(lambda log=log: read_log(log)) for _ in range(options.rounds))
+            / statistics.median(cpu_s(lambda log=log: read_lines(log)) for _ in range(options.rounds))
         )
         missed += rate < TARGETS["others"]
         figures[dialect] = {"mb_per_s": rate}
@@ -213,14 +211,14 @@ def main() -> int:
             figures[dialect] = {"mb_per_s": rate, "peak_rss_bytes": peak}
             text += f", 1 GiB in {peak / 2**20:.0f} MiB"
         print(text)
-    ratios = {name: doubling(name, rounds=options.rounds) for name in DIALECT_NAMES}
+    ratios = {name: doubling(name, rounds=max(DOUBLING_ROUNDS, options.rounds)) for name in DIALECT_NAMES}
     missed += sum(ratio > MAX_RATIO for ratio in ratios.values())
     figures["twice_the_log"] = ratios
     for name, ratio in ratios.items():
         print(f"{name:12} {ratio:6.2f} × the time for 2 × the log")
     print(
-        f"targets: events ≥ {TARGETS['events']:g} MB/s, others ≥ {TARGETS['others']:g}, 1 GiB in ≤ 256 MiB, "
-        f"2 × the log in ≤ {MAX_RATIO} × the time: "
+        f"targets: events ≥ {TARGETS['events']:g} × json.loads, others ≥ {TARGETS['others']:g} MB/s, "
+        f"1 GiB in ≤ 256 MiB, 2 × the log in ≤ {MAX_RATIO} × the time: "
         f"{'met' if not missed else f'{missed} MISSED'}"
     )
     if options.json:

@@ -87,17 +87,19 @@ class Bench:
             section, _, key = name.rpartition("__")
             (job[section] if section else job)[key] = value
         batch = job["batch"]
-        batch["data_parallel_size"] = batch["world_size"]
+        parallel = job.get("parallel") or {}
+        split = parallel.get("tensor_parallel_size", 1) * parallel.get("pipeline_parallel_size", 1)
+        batch["data_parallel_size"] = batch["world_size"] // split
         batch["global_batch_size"] = (
-            batch["world_size"] * batch["micro_batch_size"] * batch["gradient_accumulation_steps"]
+            batch["data_parallel_size"] * batch["micro_batch_size"] * batch["gradient_accumulation_steps"]
         )
-        if job["engine"] == "ddp":
+        if job["engine"] != "deepspeed":
             job["zero"]["stage"] = 0
         return job
 
     def start(
         self,
-        job: dict[str, Any],
+        job: dict[str, Any] | str,
         *,
         launcher: str = "fork",
         node_rank: int = 0,
@@ -109,12 +111,14 @@ class Bench:
     ) -> Running:
         cell = self.folder / f"cell{len(self.started)}"
         cell.mkdir()
-        (cell / "job.json").write_text(json.dumps(job))
+        text = job if isinstance(job, str) else json.dumps(job)
+        (cell / "job.json").write_text(text)
+        world_size = json.loads(text)["batch"]["world_size"]
         output = cell / f"node{node_rank}"
         argv = [python, str(TRAINER / "launch.py"), "--job", str(cell / "job.json")]
         argv += ["--output", str(output), "--launcher", launcher, "--node-rank", str(node_rank)]
         argv += ["--num-nodes", str(num_nodes), "--master-addr", "127.0.0.1", "--master-port", str(port)]
-        argv += ["--local-world-size", str(job["batch"]["world_size"] // num_nodes), *options]
+        argv += ["--local-world-size", str(world_size // num_nodes), *options]
         process = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
@@ -125,7 +129,7 @@ class Bench:
         self.started.append(running)
         return running
 
-    def run(self, job: dict[str, Any], **how: Any) -> Result:
+    def run(self, job: dict[str, Any] | str, **how: Any) -> Result:
         return self.start(job, **how).wait()
 
     def plugin(self, source: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ minutes the first time.
 
 from __future__ import annotations
 
+import functools
 import os
 import pwd
 import shutil
@@ -14,6 +15,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.trainer.test_parallel import LADDER, VARIANTS, assert_same, curves, ladder_job
 
 pytestmark = [pytest.mark.trainer, pytest.mark.slow, pytest.mark.timeout(3000)]
 
@@ -105,3 +108,24 @@ def test_a_seed_means_the_same_weights_there(tools, python):
     there = fingerprints(python, tools.trainer)
     assert there[0] == there[2] != there[1]
     assert there == fingerprints(sys.executable, tools.trainer)
+
+
+WAYS = {"-".join(map(str, grid)): (grid, {}) for grid in LADDER}
+WAYS.update(VARIANTS)
+
+
+@pytest.fixture(scope="module")
+def alone(shared_bench):
+    """One process, on the torch that is installed here."""
+    return functools.lru_cache(maxsize=None)(
+        lambda **model: curves(shared_bench.run(ladder_job(shared_bench, **model)))
+    )
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_our_own_engine_trains_there_what_one_process_trains_here(bench, alone, name):
+    grid, changes = WAYS[name]
+    model = {key: value for key, value in changes.items() if key.startswith("model__") or key == "layers"}
+    result = bench.run(ladder_job(bench, *grid, **changes), python=installed("3.8"))
+    assert_same(result, alone(**model))
+    assert result.records(0, "hello")[0]["versions"]["torch"].split("+")[0] == TORCH

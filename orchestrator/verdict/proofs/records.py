@@ -83,7 +83,8 @@ def _end_fault(evidence: Evidence, log: RankLog) -> str | None:
         return (
             f"SHA-256 {short_digest(end.sha256)} stated, {short_digest(log.sha256_before_end)} of the bytes"
         )
-    if end.steps != evidence.cell.job.steps.total:
+    # Who observes an external program does not count its steps: its log says them.
+    if evidence.cell.job.program is None and end.steps != evidence.cell.job.steps.total:
         return f"its end record states {end.steps} steps of {evidence.cell.job.steps.total}"
     if status is None:
         return "status.json does not list it"

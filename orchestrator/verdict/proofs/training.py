@@ -16,6 +16,7 @@ from orchestrator.verdict.proofs import stages
 from orchestrator.verdict.proofs.stages import differences
 
 if TYPE_CHECKING:
+    from orchestrator.plan import Job
     from orchestrator.verdict.evidence import Evidence
     from orchestrator.verdict.proofs import Finding
 
@@ -26,6 +27,8 @@ WALL_TOLERANCE_S = 1e-3
 HOST_TOLERANCE_S = 1.0
 #: What lies between two timed steps is writing one record; far more than that is work that was not timed.
 LEAST_COVERAGE = 0.9
+#: Of the measured steps: a loss scale that doubles every hundred good steps overflows as often at worst.
+MAX_SKIPPED = 0.02
 #: Relative to the full learning rate.
 RATE_TOLERANCE = 1e-12
 
@@ -84,9 +87,14 @@ def losses_finite(evidence: Evidence) -> Finding:
     return faults, f"{num_losses} losses, every one a finite number"
 
 
+def job_sha256(planned: Job) -> str:
+    """Of the bytes of job.json."""
+    return hashlib.sha256(to_json(planned).encode("utf-8")).hexdigest()
+
+
 def job(evidence: Evidence) -> Finding:
     """Every rank read exactly the job of the plan, and trained at its learning rate."""
-    wanted = hashlib.sha256(to_json(evidence.cell.job).encode("utf-8")).hexdigest()
+    wanted = job_sha256(evidence.cell.job)
     optimizer, total = evidence.cell.job.optimizer, evidence.cell.job.steps.total
     faults = []
     for rank in evidence.ranks:
@@ -151,13 +159,52 @@ def world_size(evidence: Evidence) -> Finding:
     for rank in evidence.ranks:
         faults += differences(rank, "hello", evidence.hello(rank), due)
         ready = evidence.ready(rank)
-        # What the model itself says of its kernel, where it does: runs before it said nothing.
-        said = {"attention": job.attention} if ready is not None and ready.attention is not None else {}
+        # What the model, the engine and torch say of themselves, where they do: earlier runs said nothing.
+        said = {name: value for name, value in _says(job).items() if getattr(ready, name, None) is not None}
         faults += differences(rank, "ready", ready, {**due_ready, **said})
     return faults, (
         f"world size {job.batch.world_size}, {job.engine} on {job.device.type} with {job.device.backend}, "
         f"ZeRO {job.zero.stage}, {job.precision.compute_dtype} on {len(evidence.ranks)} ranks"
     )
+
+
+def _says(job: Job) -> dict[str, object]:
+    """A kernel, a compiler or a loss scale that the plan does not name would be another training."""
+    dtype = job.precision.compute_dtype
+    return {
+        "attention": job.attention,
+        "compiled": False,
+        "loss_scaling": "dynamic" if dtype == "fp16" else "none",
+        "tf32": dtype == "tf32",
+    }
+
+
+def updated(evidence: Evidence) -> Finding:
+    """The weights learned in the measured steps: one whose update an overflow skipped does less work, and
+    nothing is trained by a run of such alone.
+    """
+    plan = evidence.cell.job.steps
+    faults, skipped = [], 0
+    for rank in evidence.ranks:
+        measured = [step for step in evidence.steps(rank) if step.step > plan.warmup_steps]
+        silent = [step.step for step in measured if step.updated is None]
+        without = [step.step for step in measured if step.updated is False]
+        skipped = max(skipped, len(without))
+        if silent:
+            faults.append(
+                f"rank {rank}: {len(silent)} steps do not say whether they updated, first {silent[0]}"
+            )
+        elif len(without) > _may_skip(len(measured)):
+            faults.append(
+                f"rank {rank}: {len(without)} of {len(measured)} measured steps skipped their update, "
+                f"first {without[0]}; {_may_skip(len(measured))} at most"
+            )
+    return faults, f"{skipped} of {plan.measured_steps} measured steps skipped their update"
+
+
+def _may_skip(num_steps: int) -> int:
+    """One of a few; never all."""
+    return min(max(1, int(MAX_SKIPPED * num_steps)), num_steps - 1)
 
 
 def batch(evidence: Evidence) -> Finding:
@@ -211,9 +258,9 @@ def wall_clock(evidence: Evidence) -> Finding:
     if host_wall_s is None:
         faults.append("the host did not see how long the launcher lived")
     for node in evidence.nodes:
-        faults += _launcher_faults(evidence, node, host_wall_s)
+        faults += launcher_faults(evidence, node, host_wall_s)
     for rank in evidence.ranks:
-        faults += _step_faults(evidence, rank)
+        faults += step_faults(evidence, rank)
     longest_s = max(
         (sum(step.duration_s for step in evidence.steps(rank)) for rank in evidence.ranks), default=0.0
     )
@@ -224,7 +271,7 @@ def wall_clock(evidence: Evidence) -> Finding:
     )
 
 
-def _launcher_faults(evidence: Evidence, node: int, host_wall_s: float | None) -> list[str]:
+def launcher_faults(evidence: Evidence, node: int, host_wall_s: float | None) -> list[str]:
     status = evidence.status(node)
     if status is None:
         return [f"node {node}: {evidence.no_status(node)}"]
@@ -239,7 +286,7 @@ def _launcher_faults(evidence: Evidence, node: int, host_wall_s: float | None) -
     return faults
 
 
-def _step_faults(evidence: Evidence, rank: int) -> list[str]:
+def step_faults(evidence: Evidence, rank: int) -> list[str]:
     """Steps outside the launcher's life, or records written before what they tell had happened."""
     status, steps = evidence.status(evidence.node_of(rank)), evidence.steps(rank)
     faults = []
