@@ -82,7 +82,8 @@ def made_of(night: Night, number: int) -> Made:
     draw = random.Random(night.number * 100 + number)
     total = cell.job.steps.total
     noise = [1 + abs(draw.gauss(0, 0.006)) + (0.9 if n == 0 else 0.2 / (n + 1)) for n in range(total)]
-    durations = [STEP_S / night.speed * one for one in noise]
+    step_s = STEP_S * cell.job.batch.gradient_accumulation_steps / 44
+    durations = [step_s / night.speed * one for one in noise]
     records: dict[int, list[dict[str, Any]]] = {}
     for rank in range(cell.world_size):
         found = make_records(cell, rank, step_s=durations, loss=7.1)
@@ -108,7 +109,7 @@ def _cell(night: Night, number: int) -> Cell:
         per_node=night.per_node,
         warmup=5,
         measured=night.steps - 5,
-        accumulate=44,
+        accumulate=44 if night.steps <= 100 else 1,  # the launcher lives 80 minutes
         display="H800",
         peak=H800,
         fix_hp="/" if number == 0 else f"LBS={number + 1}",

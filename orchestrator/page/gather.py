@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.compare import Compared, Side, compared, same_case, sides_of_published, sides_of_run
-from orchestrator.derive.rawfiles import read_logs, read_monitors, read_statuses
+from orchestrator.derive.rawfiles import read_logs, read_monitors, read_programs, read_statuses
 from orchestrator.errors import ConfigError, Nx8Error
 from orchestrator.load import read_stored
 from orchestrator.page.curves import Curves, curves_of
 from orchestrator.page.trend import MOST, Trend, identity, trend_of
+from orchestrator.parse.program import transcribed
 from orchestrator.parse.visible import visible_lines
 from orchestrator.plan import Plan
 from orchestrator.published.storing import Shelf, known_devices
@@ -231,7 +232,10 @@ def _plan(folder: RunFolder) -> Plan | None:
 
 
 def _curves(folder: CellFolder, cell: Cell) -> Curves:
-    return curves_of(cell, read_logs(folder, cell), read_monitors(folder, cell))
+    logs = read_logs(folder, cell)
+    if cell.job.program is not None:  # what an external program printed stands for records
+        logs = transcribed(cell, logs, read_programs(folder, cell))
+    return curves_of(cell, logs, read_monitors(folder, cell))
 
 
 def _indented(path: Path) -> str:

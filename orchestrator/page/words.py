@@ -194,6 +194,7 @@ WORDS: dict[str, Message] = {
     "compare.no_published": Message(
         "没有这些 case 的已发布结果。", "No published rows of these cases are stored."
     ),
+    "compare.notes": Message("为什么没有比值：说明（{n} 条）", "Why there is no ratio: {n} notes"),
     "compare.before": Message("上次", "Then"),
     "compare.now": Message("本次", "Now"),
     "compare.change": Message("变化", "Change"),
