@@ -24,6 +24,7 @@ from orchestrator.run import (
     not_run,
     reported,
     runner_of,
+    told_of,
 )
 from orchestrator.selection import select
 from orchestrator.sources import prepared
@@ -81,6 +82,7 @@ def resume(workspace: Workspace, folder: RunFolder, *, view: View, signals: Sign
             )
         with closing(going):
             finished(going)
+    told_of(folder, workspace, view)
 
 
 @contextmanager

@@ -216,9 +216,18 @@ def run(
             )
         with closing(going):
             finished(going)
-    if (line := history.remember(workspace.results)) is not None:
-        view.phase("history", line)
+    told_of(folder, workspace, view)
     return folder
+
+
+def told_of(folder: RunFolder, workspace: Workspace, view: View) -> None:
+    """Takes a run that has ended into the history and writes its page; neither can make it fail."""
+    from orchestrator.page import write_page  # nothing before here needs it
+
+    if line := history.remember(workspace.results):
+        view.phase("history", line)
+    if why := write_page(folder, workspace):
+        view.phase("report", f"no report.html: {why}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

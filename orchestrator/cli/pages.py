@@ -126,10 +126,37 @@ PAGES: dict[str, Page] = {
             ("nx8 report", "the last run, as its case publishes it"),
             ("nx8 report RUN --lang en --output report.md", "a run, in English, into a file"),
             ("nx8 report RUN --format prometheus", "for the node exporter's textfile collector"),
+            (
+                "nx8 report RUN --format svg --lang en --output curves.svg",
+                "throughput and loss, as a picture",
+            ),
         ),
         exits=(2,),
-        reads=(f"{RUN}result.json",),
+        reads=(f"{RUN}result.json", f"{RUN} (html and svg: its raw files too)"),
         writes=("the FILE of --output",),
+    ),
+    "open": Page(
+        examples=(
+            ("nx8 open", "the page of the last run"),
+            ("nx8 open RUN --print", "only where it is"),
+        ),
+        reads=(RUN,),
+        writes=(f"{RUN}report.html, where it is missing or older than its result",),
+    ),
+    "site": Page(
+        examples=(
+            ("nx8 site", "an index and a page of each run"),
+            ("nx8 site --output public --runs 90", "for a web server, the newest 90 runs"),
+        ),
+        reads=("results/runs/",),
+        writes=("results/site/, or the DIR of --output",),
+    ),
+    "serve": Page(
+        examples=(
+            ("nx8 serve", "on http://127.0.0.1:8321/"),
+            ("nx8 serve --port 0", "on a free port, which it prints"),
+        ),
+        reads=("results/runs/",),
     ),
     "parse": Page(
         examples=(
