@@ -32,6 +32,7 @@ from orchestrator.docker.arguments import (
     Mount,
     all_images_argv,
     as_account,
+    attach_argv,
     build_argv,
     buildx_argv,
     container_spec,
@@ -54,6 +55,7 @@ from orchestrator.docker.arguments import (
     stop_argv,
     tag_argv,
     version_argv,
+    with_python,
 )
 
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "Mount",
     "all_images_argv",
     "as_account",
+    "attach_argv",
     "build_argv",
     "buildx_argv",
     "container_spec",
@@ -101,4 +104,5 @@ __all__ = [
     "stop_argv",
     "tag_argv",
     "version_argv",
+    "with_python",
 ]

@@ -22,7 +22,7 @@ from orchestrator.doctor.deep.program import program
 from orchestrator.doctor.expected import Expected, expected
 from orchestrator.errors import BusyError, Nx8Error, Problem
 from orchestrator.hosts import fabric_address, known_hosts_file
-from orchestrator.lease import GRACE_S, Lease
+from orchestrator.lease import GRACE_S, LOCK, Lease
 from orchestrator.remote.connection import Settings
 from orchestrator.remote.pool import Pool
 
@@ -322,9 +322,10 @@ def _held(pool: Pool, names: Sequence[str], run: str, cluster: Cluster) -> Itera
                 raise BusyError(Problem(code="E601", message=message, help="wait until it has ended"))
         yield
     finally:
-        pool.settle(
-            lambda remote: leases[remote.name].release(), nodes=tuple(leases), limit_s=COMMAND_LIMIT_S
-        )
+        for lease in leases.values():
+            lease.pause()
+        nodes = tuple(leases)
+        pool.settle(lambda remote: remote.unlock_dir(LOCK, owner), nodes=nodes, limit_s=COMMAND_LIMIT_S)
 
 
 def _nothing(*_: object, **__: object) -> None:
