@@ -234,19 +234,6 @@ def attach_argv(container: str) -> tuple[str, ...]:
     return (DOCKER, "container", "start", "--attach", "--interactive", _object(container))
 
 
-def with_python(argv: tuple[str, ...]) -> tuple[str, ...]:
-    """The same `create_argv` of a command `python3 …`, whatever the image's own entry point is."""
-    at = len(argv) - 1 - argv[::-1].index("python3")
-    if argv[: len(CREATE)] != CREATE:
-        raise ValueError(f"{' '.join(argv[:4])} … creates no container")
-    return (*CREATE, "--entrypoint=python3", *argv[len(CREATE) : at], *argv[at + 1 :])
-
-
-def attach_argv(container: str) -> tuple[str, ...]:
-    """Starts a created container and stays: its standard input is ours, and ends as it ends."""
-    return (DOCKER, "container", "start", "--attach", "--interactive", _object(container))
-
-
 def start_argv(container: str) -> tuple[str, ...]:
     return (DOCKER, "container", "start", _object(container))
 
