@@ -324,9 +324,8 @@ def _held(pool: Pool, names: Sequence[str], run: str, cluster: Cluster) -> Itera
     finally:
         for lease in leases.values():
             lease.pause()
-        pool.settle(
-            lambda remote: remote.unlock_dir(LOCK, owner), nodes=tuple(leases), limit_s=COMMAND_LIMIT_S
-        )
+        nodes = tuple(leases)
+        pool.settle(lambda remote: remote.unlock_dir(LOCK, owner), nodes=nodes, limit_s=COMMAND_LIMIT_S)
 
 
 def _nothing(*_: object, **__: object) -> None:
