@@ -266,14 +266,21 @@ def megatron() -> tuple[bytes, dict[str, Any]]:
         step["grad_norm"] = round(step["grad_norm"], 3)
         step["loss"] = float(f"{step['loss']:.6E}")
         step["learning_rate"] = float(f"{step['learning_rate']:.3E}")
-    sizes = {
-        "world_size": 2,
+    said = {"world_size": 2, "data_parallel_size": 2, "context_parallel_size": 1}
+    cut = {"tensor_parallel_size": 1, "pipeline_parallel_size": 1}
+    table = {  # in the order of the program's own names
         "data_parallel_size": 2,
-        "context_parallel_size": 1,
-        "tensor_parallel_size": 1,
+        "global_batch_size": gbs,
+        "hidden_size": model.hidden_size,
+        "micro_batch_size": batch.micro_batch_size,
+        "num_layers": model.num_layers,
         "pipeline_parallel_size": 1,
+        "sequence_length": batch.sequence_length,
+        "tensor_parallel_size": 1,
+        "total_steps": iterations,
+        "world_size": 2,
     }
-    stated = [["ended", 1], *([name, value] for name, value in sizes.items())]
+    stated = [[name, value] for one in (said, cut, table) for name, value in one.items()] + [["ended", 1]]
     return log, {
         "format_source": "Megatron-LM, megatron/training.py training_log, and its table of arguments",
         "situation": "captured from two ranks of the stand-in for FlagScale under torchrun on a CPU",
