@@ -415,6 +415,31 @@ SENTENCES: tuple[Message, ...] = (
     Message("时间限制：{why}", "time limit: {why}"),
     Message("失联：{why}", "lost: {why}"),
     Message("被停止：{why}", "stopped: {why}"),
+    Message(
+        "{ranks} 没有到达（{doing}）；{limit} s 内没有新的一步；{why}",
+        "{ranks} did not arrive: {doing}; no step for {limit} s; {why}",
+    ),
+    Message("{limit} s 内没有新的一步；{why}", "no step for {limit} s; {why}"),
+    Message("{limit} s 内没有第一步；{why}", "no first step within {limit} s; {why}"),
+    Message("各 rank 最后一步：{steps}", "last steps: {steps}"),
+    Message("设备内存不足：{why}", "out of memory (device): {why}"),
+    Message("主机内存不足：{why}", "out of memory (host): {why}"),
+    Message("磁盘已满：{why}", "disk full: {why}"),
+    Message(
+        "内核终止了 rank {rank}，docker 就 {node} 如此报告{where}",
+        "the kernel killed rank {rank}, docker says so of {node}{where}",
+    ),
+    Message(
+        "rank {rank} 没有空间写记录（退出码 {code}）{where}",
+        "rank {rank} had no room for its records (exit code {code}){where}",
+    ),
+    Message(
+        "启动器没有空间写状态（退出码 {code}）", "the launcher had no room for its status (exit code {code})"
+    ),
+    Message(
+        "{node}：docker 报告内核因内存不足终止了进程",
+        "{node}: docker says that the kernel killed something for want of memory",
+    ),
     Message("{limit} s 内没有新的一步", "no new step for {limit} s"),
     Message("{limit} s 之后并非每个 rank 都在运行", "not every rank was under way after {limit} s"),
     Message("运行的时间限制已用完", "the run's time limit was used up"),

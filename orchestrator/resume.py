@@ -13,6 +13,7 @@ from orchestrator.errors import ConfigError, PreflightError, Problem
 from orchestrator.journal import Journal, Past, read
 from orchestrator.load import read_stored
 from orchestrator.plan import Plan
+from orchestrator.planner import is_proxy, needs_of_plan
 from orchestrator.run import (
     Going,
     Phases,
@@ -72,8 +73,8 @@ def resume(workspace: Workspace, folder: RunFolder, *, view: View, signals: Sign
             fresh = past.images is None
             if fresh:
                 prepared(selection, data_dir(workspace, selection), write=True)
-            engines = {cell.job.engine for cell in planned.cells}
-            contexts = contexts_for(workspace, selection, engines) if fresh else {}
+            needs = needs_of_plan(planned, proxy=is_proxy(selection))
+            contexts = contexts_for(workspace, selection, needs) if fresh else {}
             unchanged(planned, {engine: one.sha256 for engine, one in contexts.items()})
             about["images"] = runner.prepare(
                 planned, folder, contexts, data_dir(workspace, selection), journal=journal, past=past

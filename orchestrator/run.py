@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from orchestrator import __version__, facts, failpoints, history
+from orchestrator.attempts import attempted
 from orchestrator.derive import derive, render
 from orchestrator.errors import ConfigError, Nx8Error, PreflightError, Problem, Stopped
 from orchestrator.follow import follow
@@ -22,7 +23,7 @@ from orchestrator.launch import launched
 from orchestrator.parse.strict import Fields
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Options, Sources, engine_of, plan
+from orchestrator.planner import Options, Sources, needs_of, plan
 from orchestrator.report.markdown import report_text
 from orchestrator.results import RunFolder, serialise, write_atomic
 from orchestrator.selection import Selection, select
@@ -190,7 +191,9 @@ def run(
     with ExitStack() as last, ExitStack() as exits:
         with phases.measure("connect"):
             runner = exits.enter_context(runner_of(workspace, selection, view, signals))
-            about["nodes"] = runner.looked_at(planned)
+            about["nodes"], about["attempts"] = attempted(
+                "connect", lambda: runner.looked_at(planned), say=view.phase
+            )
         folder = opened(workspace, planned, sources, {**about, **timing(phases)})
         journal = last.enter_context(Journal.open(folder.journal))
         failpoints.passed("run.opened")
@@ -266,19 +269,21 @@ def finished(going: Going) -> None:
         going.about["containers"] = going.runner.containers()
         reported(going.folder, going.planned, going.about, going.phases)
     failpoints.passed("reported")
+    if going.journal.trouble is not None:
+        going.view.phase("warning", f"the journal could not be written: {going.journal.trouble}")
     caught = going.signals.caught
     going.journal.add("closed", state="finished" if caught is None else "stopped")
 
 
 def contexts_of(workspace: Workspace, selection: Selection, options: Options) -> dict[str, Context]:
     """What the image of each engine that is asked for is built from."""
-    return contexts_for(
-        workspace, selection, {engine_of(chosen, selection, options) for chosen in selection.cases}
-    )
+    return contexts_for(workspace, selection, needs_of(selection, options))
 
 
-def contexts_for(workspace: Workspace, selection: Selection, engines: Collection[str]) -> dict[str, Context]:
-    """What the images of `engines` are built from; nothing where no image is needed."""
+def contexts_for(
+    workspace: Workspace, selection: Selection, needs: Mapping[str, Collection[str]]
+) -> dict[str, Context]:
+    """What the image of each engine is built from, with what its works need; nothing without images."""
     if selection.cluster.transport == "local":
         return {}
     from orchestrator.render import context
@@ -291,8 +296,9 @@ def contexts_for(workspace: Workspace, selection: Selection, engines: Collection
             engine=engine,
             site=selection.cluster.site,
             rehearsal=selection.cluster.rehearsal,
+            needs=needs[engine],
         )
-        for engine in sorted(engines)
+        for engine in sorted(needs)
     }
 
 

@@ -77,6 +77,7 @@ def derive(folder: RunFolder, plan: Plan, host: Mapping[str, object] | None = No
             "images": told.value("images"),
             "git": told.value("git"),
         },
+        **_attempts(told),
         "phases": told.value("phases"),
         "overhead_s": told.value("overhead_s"),
         "exit_code": worst(code for _, code in cells),
@@ -199,6 +200,12 @@ def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tu
         "files": [described(path, folder.path) for path in regular_files(folder.path)],
     }
     return document, exit_code(judgement.verdict, seen)
+
+
+def _attempts(told: _Host) -> Document:
+    """Every try of what was tried more than once; nothing where nothing was."""
+    attempts = told.value("attempts")
+    return {"attempts": attempts} if isinstance(attempts, list | tuple) and len(attempts) > 1 else {}
 
 
 def _degraded(cell: Cell, logs: Mapping[int, RankLog], verdict: Verdict) -> Document:

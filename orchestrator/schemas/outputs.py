@@ -250,6 +250,15 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try of a stage that was tried more than once; the one without problems went well."""
+
+    stage: str
+    number: Count
+    problems: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """result.json of a run."""
 
@@ -263,6 +272,7 @@ class Result:
     exit_code: Count
     files: list[File]
     cells: list[Cell]
+    attempts: list[Attempt] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
