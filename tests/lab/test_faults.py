@@ -216,7 +216,7 @@ def ended(bed: Any, process: subprocess.Popen[str]) -> tuple[Path, dict[str, Any
 
 
 def test_a_frozen_rank_of_a_node_is_named_and_what_was_seen_of_it_is_kept(lab: Any, node: LabNode) -> None:
-    process = while_training(lab, "--stall-limit", "10")
+    process = while_training(lab, "--stall-limit", "40")
     assert make(lab, node, "freeze-rank", rank=2) == "rank 2 frozen"
     folder, cell = ended(lab, process)
     assert cell["verdict"] == "FAILED"
