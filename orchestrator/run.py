@@ -25,7 +25,7 @@ from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
 from orchestrator.planner import Options, Sources, needs_of, plan
 from orchestrator.report.markdown import report_text
-from orchestrator.results import RunFolder, serialise, write_atomic
+from orchestrator.results import RunFolder, read_result, serialise, write_atomic
 from orchestrator.selection import Selection, select
 from orchestrator.signals import Signals
 from orchestrator.sources import kept, prepared
@@ -277,7 +277,12 @@ def finished(going: Going) -> None:
     with going.phases.measure("report"):
         going.about["cells"] = {cell_id: asdict(one) for cell_id, one in seen.items()}
         going.about["containers"] = going.runner.containers()
-        reported(going.folder, going.planned, going.about, going.phases)
+        if going.folder.result.is_file():
+            # Another controller came so far: what is stored is never replaced.
+            stored = report_text(read_result(going.folder))
+            write_atomic(going.folder.report, stored.encode("utf-8"))
+        else:
+            reported(going.folder, going.planned, going.about, going.phases)
     failpoints.passed("reported")
     if going.journal.trouble is not None:
         going.view.phase("warning", f"the journal could not be written: {going.journal.trouble}")
