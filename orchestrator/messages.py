@@ -68,6 +68,11 @@ MESSAGES: dict[str, Message] = {
         "MFU = {speed} token/p/s × {multiplier} × N ÷ peak; N = {parameters}, "
         "peak {peak} TFLOPS ({dtype}, {source}); with attention, by PaLM's appendix B: {palm}",
     ),
+    "note.mfu_ceiling": Message(
+        "为当日实测上限的 {share}：{tflops} TFLOPS（{dtype}，{at}，nx8 doctor --deep），按 PaLM 附录 B 计",
+        "{share} of what the devices were measured to do: {tflops} TFLOPS ({dtype}, {at}, nx8 doctor --deep)"
+        ", counted by PaLM's appendix B",
+    ),
     "note.mem_cpu": Message(
         "mem 在 CPU 上是各 rank 峰值 RSS 之和 / 节点 MemTotal，单位 GiB",
         "mem on a CPU is the sum of the ranks' peak RSS / MemTotal of the node, in GiB",
@@ -327,6 +332,22 @@ MESSAGES: dict[str, Message] = {
 SENTENCES: tuple[Message, ...] = (
     Message("{n} 个（共 {m} 个）测量步没有有限的 loss", "{n} of {m} measured steps have no finite loss"),
     Message("引擎不报告该值", "the engine does not report it"),
+    Message("这种设备没有 tf32 开关", "this device has no switch for tf32"),
+    Message("设备的内存就是主机内存", "the device's memory is the host's own"),
+    Message("只有一个 rank，没有归约的对象", "one rank alone has nobody to reduce with"),
+    Message("未测量上限：nx8 doctor --deep", "no ceiling was measured: nx8 doctor --deep"),
+    Message("{node}：没有保存上限", "{node}: no ceiling was kept"),
+    Message("{node}：上限没有注明测量时间", "{node}: the ceiling does not say when it was measured"),
+    Message(
+        "{node}：上限不是在运行前一天之内测得，而是在 {at}",
+        "{node}: the ceiling was not measured in the day before the run but at {at}",
+    ),
+    Message("{node}：没有测量 {dtype} 的上限", "{node}: no ceiling was measured for {dtype}"),
+    Message("{node}：并非每张卡都有 {dtype} 的上限", "{node}: not every device has a ceiling for {dtype}"),
+    Message(
+        "运行比实测上限还快：请在空闲节点上重新测量",
+        "the run was faster than the measured ceiling: measure it anew on idle nodes",
+    ),
     Message(
         "没有监控样本：该值须由设备自己的监控工具给出",
         "no monitor samples: this figure is what a device's own monitor saw",
