@@ -32,16 +32,18 @@ SSHD, DOCKERD = "sshd", "dockerd"
 RANK_NAME = "nx8-rank"
 OWN_DISK = "run/nx8-disk-size"
 RESIZE = ("mount", "-o", "remount", "-o")
+#: What follows it was appended by `nx8 lab fault NODE clock`. In a module that every Python reads when it
+#: starts, also one that looks at no site (-S) and no environment (-I).
+SKEW_MARK = "\n# nx8 lab fault: a wrong wall clock\n"
 SKEWED_PYTHON = """\
-# Written by `nx8 lab fault NODE skew`.
-import time
-_time, _time_ns = time.time, time.time_ns
-time.time = lambda: _time() + {seconds}
-time.time_ns = lambda: _time_ns() + int({seconds} * 1e9)
+import time as _nx8_time
+_nx8_s, _nx8_ns = _nx8_time.time, _nx8_time.time_ns
+_nx8_time.time = lambda: _nx8_s() + {seconds}
+_nx8_time.time_ns = lambda: _nx8_ns() + int({seconds} * 1e9)
 """
 SKEWED_DATE = """\
 #!/bin/sh
-# Written by `nx8 lab fault NODE skew`.
+# Written by `nx8 lab fault NODE clock`.
 exec /bin/date --date="@$(awk -v t="$(/bin/date +%s.%N)" 'BEGIN {{ printf "%.9f", t {seconds} }}')" "$@"
 """
 SILENT = """\
@@ -289,16 +291,15 @@ def skew_clock(node: LabNode, seconds: float | None) -> None:
     """From now on Python programs and `date` that start on the node read a wall clock that is wrong by this
     much; None sets it right. Namespaces cannot move the wall clock, so the node's programs are told.
     """
-    folder = node.root / "usr/local/lib/python3.11/dist-packages"
-    module, loader = folder / "nx8_skew.py", folder / "nx8_skew.pth"
     date = node.root / "usr/local/bin/date"
+    for module in (node.root / "usr/lib").glob("python3.*/encodings/__init__.py"):
+        text = module.read_text("utf-8").partition(SKEW_MARK)[0]
+        wrong = "" if seconds is None else SKEW_MARK + SKEWED_PYTHON.format(seconds=seconds)
+        if module.read_text("utf-8") != text + wrong:
+            module.write_text(text + wrong, "utf-8")
     if seconds is None:
-        for path in (loader, module, date):
-            path.unlink(missing_ok=True)
+        date.unlink(missing_ok=True)
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    module.write_text(SKEWED_PYTHON.format(seconds=seconds))
-    loader.write_text("import nx8_skew\n")
     date.write_text(SKEWED_DATE.format(seconds=f"{seconds:+g}"))
     date.chmod(0o755)
 

@@ -102,7 +102,7 @@ def test_the_disk_is_full_and_has_room_again(lab: Any, node: LabNode) -> None:
 
 def test_the_clock_is_wrong_and_right_again(lab: Any, node: LabNode) -> None:
     def off() -> tuple[float, float]:
-        said = lab.on(node, "date +%s; python3 -I -c 'import time; print(time.time())'").split()
+        said = lab.on(node, "date +%s; python3 -I -S -c 'import time; print(time.time())'").split()
         return float(said[0]) - time.time(), float(said[1]) - time.time()
 
     make(lab, node, "clock", skew_s=-7200.0)
