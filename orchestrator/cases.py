@@ -10,14 +10,17 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from orchestrator.document import Document, DocumentChange
-from orchestrator.text import Line, Name, RelativePath
+from orchestrator.text import AbsolutePath, EnvName, Line, Name, RelativePath
 
 PositiveInt = Annotated[int, Ge(1)]
 PositiveFloat = Annotated[float, Gt(0)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 Precision = Literal["fp32", "tf32", "amp", "bf16", "fp16"]
-Recompute = Literal["none", "full"]
-Engine = Literal["deepspeed", "ddp"]
+Recompute = Literal["none", "selective", "full"]
+#: `native` is our own 3D engine; `megatron` an external program, FlagScale or Megatron-LM in its image.
+Engine = Literal["deepspeed", "ddp", "native", "megatron"]
+#: Engines that know tensor and pipeline parallelism.
+ENGINES_3D = ("native", "megatron")
 Attention = Literal["sdpa", "flash_attn_2"]
 StageName = Literal["pretrain", "finetune"]
 #: Parts of a LLaVA that a stage may train; its tower is never trained.
@@ -44,6 +47,8 @@ TunableKey = Literal[
     "attention",
     "overlap_comm",
     "loss_scale_window",
+    "parallel",
+    "engine",
 ]
 #: Of those, what a device may also change in one stage alone.
 BATCH_KEYS = ("sequence_length", "micro_batch_size", "gradient_accumulation_steps")
@@ -111,9 +116,44 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parallel:
+    """How the model is cut: `tensor_parallel_size` ranks share every layer, `pipeline_parallel_size` groups
+    of them hold the layers one after the other; data parallelism is what is left of the world.
+
+    `virtual_pipeline_size` v > 1 gives each stage v pieces of the model that lie apart (interleaved 1F1B);
+    `pipeline_layers` says how many layers each stage has where they are not all the same. `shard_optimizer`
+    divides the optimizer's state over the data-parallel ranks. Rank order: tensor fastest, then data, then
+    pipeline.
+    """
+
+    tensor_parallel_size: PositiveInt
+    pipeline_parallel_size: PositiveInt
+    virtual_pipeline_size: PositiveInt = 1
+    pipeline_layers: tuple[PositiveInt, ...] | None = None
+    sequence_parallel: bool = False
+    shard_optimizer: bool = False
+    overlap: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """An external program that trains instead of ours, in the image of its engine: where it lies there, and
+    what it is given beside the case's own values. docs/external.md has the whole.
+    """
+
+    directory: AbsolutePath
+    script: RelativePath
+    tokenizer_type: Name
+    tokenizer_model: RelativePath
+    environment: dict[EnvName, Line] = field(default_factory=dict)
+    arguments: tuple[Line, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
     """What a case reads: with `num_tokens` the token file `<data_dir>/<name>.tokens`, its manifest beside it;
-    with `num_samples` the prepared set in the folder `<data_dir>/<name>`.
+    with `num_samples` the prepared set in the folder `<data_dir>/<name>`. `format` megatron: the tokens lie
+    in Megatron's `<name>.bin` and `<name>.idx` instead.
 
     `builtin` names what `nx8` itself can find or draw on any machine and prepare when it is missing; without
     it a person prepares it once, with the command of `prepare`. `order` is of a set: "grouped" by modality
@@ -126,6 +166,7 @@ class Data:
     tokenizer: Line
     num_tokens: PositiveInt | None = None
     num_samples: PositiveInt | None = None
+    format: Literal["tokens", "megatron"] = "tokens"
     order: Literal["shuffled", "grouped"] | None = None
     images: RelativePath | None = None
     builtin: Literal["python-library", "shapes"] | None = None
@@ -136,6 +177,8 @@ class Data:
             raise ValueError("num_tokens or num_samples: a token file has the one, a prepared set the other")
         if (self.num_samples is None) != (self.order is None):
             raise ValueError("order: a prepared set has one, a token file has none")
+        if self.format == "megatron" and self.num_tokens is None:
+            raise ValueError("format megatron: of tokens, not of a prepared set")
         if self.builtin is not None and (self.builtin == "shapes") != (self.num_samples is not None):
             raise ValueError("builtin: shapes is a prepared set, python-library a token file")
         if self.builtin is None and self.prepare is None:
@@ -152,11 +195,12 @@ class Batch:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """Of the learning rate: linearly up over `warmup_fraction` of all steps, from zero; then down to zero at
-    their end, along half a cosine.
+    their end, along half a cosine. `minimum` above zero is where an external program's ends; ours go to zero.
     """
 
     shape: Literal["cosine"]
     warmup_fraction: Fraction
+    minimum: Annotated[float, Ge(0)] = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,9 +318,11 @@ class Proxy:
     zero: Zero | None = None
     measurement: Measurement | None = None
     stages: tuple[Stage, ...] = ()
+    engine: Engine | None = None
+    parallel: Parallel | None = None
 
     def __post_init__(self) -> None:
-        _check_sections(self, ("data", "batch", "optimizer", "zero", "measurement"))
+        _check_sections(self, ("data", "batch", "optimizer", "measurement"))
         measured = [self.measurement, *(one.measurement for one in self.stages)]
         if any(one is not None and one.measured_steps is None for one in measured):
             raise ValueError("a proxy states its measured_steps: it never runs through a whole data set")
@@ -309,11 +355,23 @@ class Case:
     attention: Attention = "sdpa"
     loss_scale_window: PositiveInt | None = None
     seed: Annotated[int, Ge(0), Lt(2**31)] = 1234
+    parallel: Parallel | None = None
+    program: Program | None = None
     tunable: tuple[TunableKey, ...] = ()
     document: Document | None = None
 
     def __post_init__(self) -> None:
-        _check_sections(self, ("data", "batch", "optimizer", "zero", "measurement", "flops"))
+        _check_sections(self, ("data", "batch", "optimizer", "measurement", "flops"))
+        for where, one, engine in (("", self, self.engine), ("proxy.", self.proxy, self.proxy_engine)):
+            if not one.stages and one.zero is None and engine not in ENGINES_3D:
+                raise ValueError(f"{where}zero: missing, and engine {engine} has no other way to shard")
+            if one.parallel is not None and engine not in ENGINES_3D:
+                raise ValueError(
+                    f"{where}parallel: engine {engine} knows data parallelism alone; "
+                    f"{' and '.join(ENGINES_3D)} cut the model"
+                )
+        if self.engine == "megatron" and self.program is None:
+            raise ValueError("program: missing, and engine megatron is an external program")
         if any(stage.flops is None for stage in self.stages):
             raise ValueError("stages: each one states its flops")
         ours = [(stage.name, stage.trainable) for stage in self.stages]
@@ -326,6 +384,10 @@ class Case:
             self.proxy.model.vision is None,
         ):
             raise ValueError("proxy.model: of the same architecture as the case")
+
+    @property
+    def proxy_engine(self) -> Engine:
+        return self.proxy.engine or self.engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,6 +416,8 @@ class Work:
     trainable: tuple[TrainedPart, ...] = ()
     evaluation: Evaluation | None = None
     weights: tuple[str, ...] = ()
+    parallel: Parallel | None = None
+    program: Program | None = None
 
 
 def works(case: Case, *, proxy: bool) -> tuple[Work, ...]:
@@ -363,7 +427,9 @@ def works(case: Case, *, proxy: bool) -> tuple[Work, ...]:
     """
     small = case.proxy
     common: dict[str, Any] = {
-        "engine": case.engine,
+        "engine": case.proxy_engine if proxy else case.engine,
+        "parallel": small.parallel if proxy else case.parallel,
+        "program": case.program,
         "model": small.model if proxy else case.model,
         "limits": small.limits if proxy else case.limits,
         "precision": case.precision,
@@ -373,11 +439,12 @@ def works(case: Case, *, proxy: bool) -> tuple[Work, ...]:
         "loss_scale_window": case.loss_scale_window,
         "weights": () if proxy else case.weights,
     }
-    named: tuple[str, ...] = ("data", "batch", "optimizer", "zero", "measurement")
+    named: tuple[str, ...] = ("data", "batch", "optimizer", "measurement")
     if not case.stages:
         sections = small if proxy else case
-        return (Work(**common, **_sections(sections, *named), **_sections(case, "flops")),)
-    named += ("trainable", "evaluation")
+        zero = sections.zero or Zero(stage=0)
+        return (Work(**common, zero=zero, **_sections(sections, *named), **_sections(case, "flops")),)
+    named += ("zero", "trainable", "evaluation")
     return tuple(
         Work(**common, **_sections(stage, *named), **_sections(own, "flops"), stage=own.name)
         for own, stage in zip(case.stages, small.stages if proxy else case.stages, strict=True)
@@ -392,8 +459,8 @@ def _check_sections(value: Case | Proxy, names: tuple[str, ...]) -> None:
     """Raises ValueError unless the sections stand either here or in every stage."""
     given = [name for name in names if getattr(value, name) is not None]
     missing = [name for name in names if name not in given]
-    if value.stages and given:
-        raise ValueError(f"{', '.join(given)}: with stages, every stage has its own")
+    if value.stages and (given or value.zero):
+        raise ValueError(f"{', '.join(given or ['zero'])}: with stages, every stage has its own")
     if not value.stages and missing:
         raise ValueError(f"{', '.join(missing)}: missing, and there are no stages that have them")
     repeated = [one.name for one in value.stages]
@@ -416,7 +483,8 @@ class StageChange:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceConfig:
     """cases/<case>/configs/<device>x<nodes>x<devices>.yaml: the deviations of one device, each with its
-    reason in `why`.
+    reason in `why`. Several of one device and scale have a name behind it, `…-<name>.yaml`, and are a row of
+    the table each.
     """
 
     schema: Literal[1]
@@ -428,13 +496,19 @@ class DeviceConfig:
     attention: Attention | None = None
     overlap_comm: bool | None = None
     loss_scale_window: PositiveInt | None = None
+    parallel: Parallel | None = None
+    engine: Engine | None = None
     stages: dict[StageName, StageChange] = field(default_factory=dict)
     why: dict[TunableKey, Line] = field(default_factory=dict)
     document: DocumentChange | None = None
 
-    def changes(self, stage: str | None = None) -> dict[str, int | str | bool]:
+    def changes(self, stage: str | None = None) -> dict[str, Any]:
         """The keys that are set, with their values; those of `stage` win over what is said for all."""
-        keys = (*BATCH_KEYS, "precision", "recompute", "attention", "overlap_comm", "loss_scale_window")
+        keys = (
+            *BATCH_KEYS,
+            *("precision", "recompute", "attention", "overlap_comm", "loss_scale_window"),
+            *("parallel", "engine"),
+        )
         listed = {key: value for key in keys if (value := getattr(self, key)) is not None}
         own = [change for name, change in self.stages.items() if name == stage]
         return {**listed, **(own[0].changes() if own else {})}

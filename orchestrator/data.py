@@ -1,8 +1,9 @@
 """Text → token file with its manifest, and the check that the two still belong together.
 
 `<name>.tokens` holds little-endian integers, nothing else; `<name>.manifest.json` beside it says what they
-are and where they are from. The same inputs give the same bytes on every machine: files in sorted order, no
-clock and no path of this machine inside.
+are and where they are from. In Megatron's form they are `<name>.bin`, with `<name>.idx` beside it. The same
+inputs give the same bytes on every machine: files in sorted order, no clock and no path of this machine
+inside.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from orchestrator import megatronindex
 from orchestrator.errors import CellError, ConfigError, Problem
 from orchestrator.text import NAME_REGEX
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from orchestrator.cases import Data
 
-DTYPES: dict[str, str] = {"uint8": "B", "int16": "h", "int32": "i"}
+DTYPES: dict[str, str] = {"uint8": "B", "int16": "h", "uint16": "H", "int32": "i"}
 NAME = re.compile(NAME_REGEX)
 READ_BYTES = 4 * 1024 * 1024
 #: A manifest lists its inputs one by one up to this many; beyond, their digest and count stand for them.
@@ -42,8 +44,17 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """The `.idx` of tokens that lie in Megatron's form: its SHA-256 and what it counts."""
+
+    sha256: str
+    num_sequences: int
+    num_documents: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a token file is.
+    """What a token file is; with `index` it is Megatron's pair of `.bin` and `.idx`.
 
     `sha256` is of the token file; `inputs_sha256` of the lines "<sha256>  <name>" of the inputs in order;
     `truncated` says that `max_tokens` ended the file before the inputs did.
@@ -53,7 +64,7 @@ class Manifest:
     name: str
     sha256: str
     num_tokens: int
-    dtype: Literal["uint8", "int16", "int32"]
+    dtype: Literal["uint8", "int16", "uint16", "int32"]
     tokenizer: str
     tokenizer_sha256: str | None
     vocab_size: int
@@ -62,9 +73,13 @@ class Manifest:
     inputs_sha256: str
     truncated: bool
     inputs: tuple[Input, ...]
+    index: Index | None = None
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        content = asdict(self)
+        if self.index is None:
+            del content["index"]
+        return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 class Tokenizer(Protocol):
@@ -278,10 +293,11 @@ def builtin_documents(name: str) -> Iterator[tuple[Input, Iterator[bytes]]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A token file's manifest and, where it was just made, its content."""
+    """A token file's manifest and, where it was just made, its content and its index."""
 
     manifest: Manifest
     content: bytes
+    index: bytes | None = None
 
 
 def prepare(
@@ -290,20 +306,33 @@ def prepare(
     name: str,
     encoder: Tokenizer,
     max_tokens: int | None = None,
+    form: Literal["tokens", "megatron"] = "tokens",
 ) -> Prepared:
     """Encodes the texts in order, up to `max_tokens`. Raises ConfigError (E713) when nothing comes out.
 
-    Held in memory: the published case's 100 M tokens are 200 MB.
+    In Megatron's form every text is a document and ends with the tokenizer's end token; of a tokenizer
+    without one, as of bytes, with the first id that is no word of it. Held in memory: the published case's
+    100 M tokens are 200 MB.
     """
-    dtype: Literal["uint8", "int16", "int32"] = (
+    dtype: Literal["uint8", "int16", "uint16", "int32"] = (
         "uint8" if encoder.vocab_size <= 2**8 else "int16" if encoder.vocab_size <= 2**15 else "int32"
     )
+    ending: tuple[int, ...] = ()
+    vocab_size = encoder.vocab_size
+    if form == "megatron":
+        ending = (encoder.vocab_size if encoder.name == "bytes" or encoder.eos is None else encoder.eos,)
+        vocab_size = max(vocab_size, ending[0] + 1)
+        dtype = "uint16" if vocab_size < megatronindex.SMALL_VOCABULARY else "int32"
     tokens = array.array(DTYPES[dtype])
+    lengths: list[int] = []
     seen: list[Input] = []
     for about, texts in inputs:
         seen.append(about)
         for text in texts:
+            before = len(tokens)
             tokens.extend(encoder.encode(text))
+            tokens.extend(ending)
+            lengths.append(len(tokens) - before)
             if max_tokens is not None and len(tokens) >= max_tokens:
                 break
         if max_tokens is not None and len(tokens) >= max_tokens:
@@ -312,12 +341,17 @@ def prepare(
     del tokens[max_tokens if truncated else len(tokens) :]
     if not tokens:
         raise ConfigError(Problem(code="E713", message=f"the text of {name} is empty: no token came out"))
+    packed = None
+    if form == "megatron":
+        lengths[-1] -= sum(lengths) - len(tokens)  # where `max_tokens` cut the last document
+        packed = megatronindex.packed(lengths, dtype=dtype)
     if sys.byteorder == "big":
         tokens.byteswap()
     content = tokens.tobytes()
     listing = "".join(f"{one.sha256}  {one.name}\n" for one in seen)
     return Prepared(
         content=content,
+        index=packed,
         manifest=Manifest(
             schema=1,
             name=name,
@@ -326,12 +360,19 @@ def prepare(
             dtype=dtype,
             tokenizer=encoder.name,
             tokenizer_sha256=encoder.sha256,
-            vocab_size=encoder.vocab_size,
+            vocab_size=vocab_size,
             num_inputs=len(seen),
             input_bytes=sum(one.bytes for one in seen),
             inputs_sha256=hashlib.sha256(listing.encode("utf-8")).hexdigest(),
             truncated=truncated,
             inputs=tuple(seen) if len(seen) <= LISTED_INPUTS else (),
+            index=None
+            if packed is None
+            else Index(
+                sha256=hashlib.sha256(packed).hexdigest(),
+                num_sequences=len(lengths),
+                num_documents=len(lengths),
+            ),
         ),
     )
 
@@ -341,12 +382,21 @@ def prepare_builtin(data: Data) -> Prepared:
     if data.builtin is None:
         raise ValueError(f"{data.name} has no builtin text")
     return prepare(
-        builtin_documents(data.builtin), name=data.name, encoder=Bytes(), max_tokens=data.num_tokens
+        builtin_documents(data.builtin),
+        name=data.name,
+        encoder=Bytes(),
+        # Labels are the next token: the last sequence needs one more than it holds.
+        max_tokens=data.num_tokens,
+        form=data.format,
     )
 
 
-def token_file(folder: Path, name: str) -> Path:
-    return folder / f"{name}.tokens"
+def token_file(folder: Path, name: str, *, indexed: bool = False) -> Path:
+    return folder / (f"{name}.bin" if indexed else f"{name}.tokens")
+
+
+def index_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.idx"
 
 
 def manifest_file(folder: Path, name: str) -> Path:
@@ -366,8 +416,10 @@ def store(prepared: Prepared, folder: Path) -> Path:
         make_folder(folder)
     except OSError as error:
         raise CellError(storage_problem(error, folder, code="E701")) from error
-    target = token_file(folder, prepared.manifest.name)
+    target = token_file(folder, prepared.manifest.name, indexed=prepared.index is not None)
     write_atomic(target, prepared.content)
+    if prepared.index is not None:
+        write_atomic(index_file(folder, prepared.manifest.name), prepared.index)
     write_atomic(manifest_file(folder, prepared.manifest.name), prepared.manifest.to_json().encode("utf-8"))
     return target
 
@@ -383,15 +435,19 @@ def _bad_name(name: str) -> Problem:
 def verify(folder: Path, name: str, *, how: str | None = None) -> Manifest:
     """The manifest of a token file whose bytes were just checked against it.
 
-    Raises ConfigError: E714 when a file is missing, E715 when the bytes are not those of the manifest.
+    Raises ConfigError: E714 when a file is missing, E715 when the bytes are not those of the manifest, E352
+    when an index does not describe the tokens beside it.
     """
     from orchestrator.load import read_stored
 
     if not NAME.fullmatch(name):
         raise ConfigError(_bad_name(name))
-    tokens, listing = token_file(folder, name), manifest_file(folder, name)
-    missing = [str(path) for path in (tokens, listing) if not path.is_file()]
-    if missing:
+    listing = manifest_file(folder, name)
+    manifest = read_stored(listing, Manifest) if listing.is_file() else None
+    tokens = token_file(folder, name, indexed=_is_indexed(folder, name, manifest))
+    wanted = [tokens, *([index_file(folder, name)] if tokens.suffix == ".bin" else []), listing]
+    missing = [str(path) for path in wanted if not path.is_file()]
+    if missing or manifest is None:
         raise ConfigError(
             Problem(
                 code="E714",
@@ -399,18 +455,54 @@ def verify(folder: Path, name: str, *, how: str | None = None) -> Manifest:
                 help=f"make it once: {how}" if how else "nx8 data prepare --help says how one is made",
             )
         )
-    manifest = read_stored(listing, Manifest)
-    seen = file_sha256(tokens)
-    if seen != manifest.sha256:
+    digests = {tokens: manifest.sha256}
+    if manifest.index is not None:
+        digests[index_file(folder, name)] = manifest.index.sha256
+    for path, digest in digests.items():
+        seen = file_sha256(path)
+        if seen != digest:
+            raise ConfigError(
+                Problem(
+                    code="E715",
+                    file=str(path),
+                    message=f"not the data of its manifest: its sha256 is {seen}, not {digest}",
+                    help=f"changed or cut after it was made: remove it and {listing.name}, prepare it again",
+                )
+            )
+    if manifest.index is not None:
+        _check_index(folder, name, manifest)
+    return manifest
+
+
+def _is_indexed(folder: Path, name: str, manifest: Manifest | None) -> bool:
+    """By its manifest; without one by what lies there."""
+    if manifest is not None:
+        return manifest.index is not None
+    return token_file(folder, name, indexed=True).is_file() or index_file(folder, name).is_file()
+
+
+def _check_index(folder: Path, name: str, manifest: Manifest) -> None:
+    """Raises ConfigError (E352) unless the index describes exactly the tokens beside it."""
+    path, tokens = index_file(folder, name), token_file(folder, name, indexed=True)
+    try:
+        found = megatronindex.read(path.read_bytes(), data_bytes=tokens.stat().st_size)
+    except megatronindex.BadIndexError as problem:
+        raise ConfigError(
+            Problem(code="E352", file=str(path), message=str(problem), help="prepare the data again")
+        ) from None
+    said = (found.dtype, found.num_tokens, len(found.lengths), found.num_documents)
+    index = manifest.index
+    assert index is not None
+    wanted = (manifest.dtype, manifest.num_tokens, index.num_sequences, index.num_documents)
+    if said != wanted:
         raise ConfigError(
             Problem(
-                code="E715",
-                file=str(tokens),
-                message=f"not the data of its manifest: its sha256 is {seen}, not {manifest.sha256}",
-                help=f"changed or cut after it was made: remove it and {listing.name}, prepare it again",
+                code="E352",
+                file=str(path),
+                message=f"dtype, tokens, sequences, documents: {said}; the manifest says {wanted}",
+                help="prepare the data again",
             )
         )
-    return manifest
 
 
 def file_sha256(path: Path) -> str:

@@ -260,10 +260,6 @@ def image_argv(image: str) -> tuple[str, ...]:
     return (DOCKER, "image", "inspect", _object(image))
 
 
-def images_argv() -> tuple[str, ...]:
-    return (DOCKER, "image", "ls", "--no-trunc", "--digests", "--format={{json .}}")
-
-
 def load_argv(path: str | None = None) -> tuple[str, ...]:
     """`docker image load` from a file on the node, or from standard input."""
     return (DOCKER, "image", "load", "--quiet", *_path_word("input", path))
@@ -342,6 +338,16 @@ def stop_argv(container: str, *, timeout_s: int = 10) -> tuple[str, ...]:
     return (DOCKER, "container", "stop", f"--time={int(timeout_s)}", _object(container))
 
 
+def kill_argv(container: str) -> tuple[str, ...]:
+    return (DOCKER, "container", "kill", _object(container))
+
+
+def signal_argv(container: str, signal: str) -> tuple[str, ...]:
+    """Sends a signal to process 1 of a container, which hands it on to the launcher."""
+    _refuse(None if signal.isalnum() else f"signal {signal!r}")
+    return (DOCKER, "container", "kill", f"--signal={signal}", _object(container))
+
+
 def remove_argv(container: str) -> tuple[str, ...]:
     """Removes it with its anonymous volumes, running or not."""
     return (DOCKER, "container", "rm", "--force", "--volumes", _object(container))
@@ -353,6 +359,11 @@ def list_argv(labels: Mapping[str, str]) -> tuple[str, ...]:
         _refuse(None if LABEL_KEY.fullmatch(key) else f"label {key!r}", _control(value))
     filters = [f"--filter=label={key}={value}" for key, value in sorted(labels.items())]
     return (DOCKER, "container", "ls", "--all", "--no-trunc", *filters, "--format={{.ID}}")
+
+
+def list_runs_argv() -> tuple[str, ...]:
+    """The run of every container that carries our label, running or not; one a line."""
+    return (DOCKER, "container", "ls", "--all", "--filter=label=nx8.run", '--format={{.Label "nx8.run"}}')
 
 
 def version_argv() -> tuple[str, ...]:
@@ -424,16 +435,6 @@ class EngineVersion:
     kernel: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListedImage:
-    """One line of `docker image ls`; docker's `<none>` is None here."""
-
-    id: str
-    repository: str | None
-    tag: str | None
-    digest: str | None
-
-
 def read_inspect(raw: bytes) -> ContainerState | Problem:
     """The answer to `inspect_argv`, or what is wrong with it. Never raises."""
     found = _only(raw, "docker container inspect")
@@ -486,30 +487,21 @@ def last_words(stderr: bytes, *, rc: int) -> str:
     return "".join(char for char in said[-1][:400] if char.isprintable()) if said else f"exit {rc}"
 
 
+def read_runs(raw: bytes) -> tuple[str, ...]:
+    """The answer to `list_runs_argv`; a line that is no name of a run is left out."""
+    lines = raw[:MAX_ANSWER_BYTES].decode("utf-8", "replace").splitlines()
+    return tuple(line for line in lines if CONTAINER_NAME.fullmatch(line))
+
+
+def is_taken(stderr: bytes) -> bool:
+    """Whether docker refused to create a container because its name is taken."""
+    return b"is already in use by container" in stderr
+
+
 def read_list(raw: bytes) -> tuple[str, ...]:
     """The answer to `list_argv`: identifiers; a line that is none is left out."""
     words = raw[:MAX_ANSWER_BYTES].decode("ascii", "replace").split()
     return tuple(word for word in words if re.fullmatch("[0-9a-f]{12,64}", word))
-
-
-def read_images(raw: bytes) -> tuple[tuple[ListedImage, ...], int]:
-    """The answer to `images_argv`: its images, and the number of lines that are none. Never raises."""
-    listed: list[ListedImage] = []
-    strange = 0
-    for line in raw[:MAX_ANSWER_BYTES].split(b"\n"):
-        if not line.strip():
-            continue
-        found = _mapping(_json(line))
-        identifier = _text(found.get("ID"))
-        if identifier is None:
-            strange += 1
-            continue
-        repository, tag, digest = (
-            None if (word := _text(found.get(key))) == "<none>" else word
-            for key in ("Repository", "Tag", "Digest")
-        )
-        listed.append(ListedImage(id=identifier, repository=repository, tag=tag, digest=digest))
-    return tuple(listed), strange
 
 
 def read_layers(raw: bytes) -> tuple[tuple[str, ...], ...]:
@@ -523,6 +515,27 @@ def keeps_blobs(raw: bytes) -> bool:
     """Whether the answer to `info_argv` is of an engine that keeps images in containerd's store."""
     found = _mapping(_json(raw[:MAX_ANSWER_BYTES])).get("DriverStatus")
     return isinstance(found, list) and any("io.containerd.snapshotter" in str(one) for one in found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What an engine can start containers with, and where it keeps them."""
+
+    runtimes: tuple[str, ...]
+    default_runtime: str | None
+    root_dir: str | None
+
+
+def read_engine(raw: bytes) -> EngineInfo | None:
+    """The answer to `info_argv`; None for another. Never raises."""
+    found = _mapping(_json(raw[:MAX_ANSWER_BYTES]))
+    if "Runtimes" not in found:
+        return None
+    return EngineInfo(
+        runtimes=tuple(sorted(_mapping(found["Runtimes"]))),
+        default_runtime=_text(found.get("DefaultRuntime")),
+        root_dir=_text(found.get("DockerRootDir")),
+    )
 
 
 def read_version(raw: bytes) -> EngineVersion | Problem:

@@ -39,6 +39,18 @@ MESSAGES: dict[str, Message] = {
     "config.proxy": Message("（proxy）", " (proxy)"),
     "config.rehearsal": Message("（rehearsal）", " (rehearsal)"),
     # Notes under the table.
+    "note.degraded": Message(
+        "degraded：结果保留，但有落后者拖慢了所有人：{slow}",
+        "degraded: the result stands, but others were kept waiting: {slow}",
+    ),
+    "degraded.node": Message(
+        "节点 {node} 的计算用时为较快一半的 {factor} 倍",
+        "node {node} computed {factor} times as long as the faster half",
+    ),
+    "degraded.rank": Message(
+        "rank {rank}（{node}）的计算用时为较快一半的 {factor} 倍",
+        "rank {rank} ({node}) computed {factor} times as long as the faster half",
+    ),
     "note.rehearsal": Message(
         "rehearsal：加速卡由替身扮演，其数字绝不用于比较。改动：{what}",
         "rehearsal: the accelerators are stand-ins, and no figure is ever compared. Changed: {what}",
@@ -242,6 +254,13 @@ MESSAGES: dict[str, Message] = {
     "proves.world_size": Message("规模与设置一致", "size and settings are the planned ones"),
     "proves.batch": Message("批尺寸一致", "the batch is the planned one"),
     "proves.data": Message("数据一致", "the data are the planned ones"),
+    "proves.program": Message("外部程序按计划运行", "the external program ran as planned"),
+    "proves.program_data": Message("外部程序的数据一致", "its data are the planned ones"),
+    "proves.output_intact": Message("输出完整", "its output is intact"),
+    "proves.log_whole": Message("日志完整", "its log is whole"),
+    "proves.log_settings": Message("日志所述设置一致", "its log states the planned settings"),
+    "proves.consumed_samples": Message("消耗样本数吻合", "consumed samples follow"),
+    "proves.step_times": Message("步时间与本方时钟相符", "its step times agree with our clock"),
     "proves.wall_clock": Message("与墙钟时间相符", "times agree with the wall clock"),
     "proves.window_covered": Message("测量窗口被步时间填满", "step times fill the window"),
     "proves.mfu_possible": Message("MFU 不超过 100 %", "MFU is at most 100 %"),

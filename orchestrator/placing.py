@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from orchestrator.plan import (
     DataPlan,
     DevicePlan,
     ImagePlan,
+    IndexPlan,
     InitialPlan,
     Job,
     Launch,
@@ -40,7 +41,8 @@ REHEARSAL_OF_CASE = (
 class Place:
     """The paths and the interpreter that a run uses, and where its ranks meet, decided at the edge.
 
-    `master_address` is where the others reach the first node, when the cluster file alone does not say.
+    `master_address` is where the others reach the first node, when the cluster file alone does not say;
+    `stand_in` the folder of what stands in for an external program in a rehearsal on this machine.
     """
 
     python: str
@@ -49,6 +51,7 @@ class Place:
     run_dir: Path
     master_port: int = 0
     master_address: str | None = None
+    stand_in: Path | None = None
 
 
 def device_plan(selection: Selection) -> DevicePlan:
@@ -67,11 +70,13 @@ def device_plan(selection: Selection) -> DevicePlan:
 def data_plan(selection: Selection, place: Place, data: Data, source: Manifest | Samples) -> DataPlan:
     folder = _data_folder(selection, place)
     if isinstance(source, Manifest):
+        index = source.index
         return DataPlan(
-            file=f"{folder}/{source.name}.tokens",
+            file=f"{folder}/{source.name}.{'bin' if index else 'tokens'}",
             sha256=source.sha256,
             num_tokens=source.num_tokens,
             dtype=source.dtype,
+            index=None if index is None else IndexPlan(file=f"{folder}/{source.name}.idx", **asdict(index)),
         )
     manifest = source.manifest
     images = None if manifest.images_in_set else f"{folder}/{data.images or ''}"
@@ -165,7 +170,7 @@ def _local_launch(
         argv=(
             place.python,
             str(place.trainer / "launch.py"),
-            *_launcher_words(selection, str(cell_dir), node_rank, "127.0.0.1", place.master_port),
+            *_launcher_words(selection, job, str(cell_dir), node_rank, "127.0.0.1", place.master_port),
         ),
         environment=dict(selection.vendor.environment),
         host_output=str(cell_dir / f"node{node_rank}"),
@@ -189,6 +194,7 @@ def _container_launch(
     name = f"nx8-{job.run_id}-{job.cell_id}-n{node_rank}"
     words = _launcher_words(
         selection,
+        job,
         docker.CONTAINER_JOB,
         node_rank,
         place.master_address or first.fabric_address or first.address,
@@ -199,7 +205,7 @@ def _container_launch(
         engine=job.engine,
         image=context.tag,
         name=name,
-        command=("python3", f"{docker.CONTAINER_TRAINER}/launch.py", *words),
+        command=("python3", f"{docker.CONTAINER_TRAINER}/launch.py", *words, *_lease_words(selection)),
         num_devices=cluster.devices_per_node,
         node_job_dir=node_job_dir,
         node_data_dir=cluster.data_dir,
@@ -223,6 +229,12 @@ def _container_launch(
     )
 
 
+def _lease_words(selection: Selection) -> tuple[str, ...]:
+    """What the launcher in a container watches, as nobody holds its standard input."""
+    limit = f"{selection.cluster.lease_s:g}"
+    return ("--lease", f"{docker.CONTAINER_JOB}/lease", "--lease-limit", limit)
+
+
 def _over(selection: Selection) -> dict[str, str]:
     """What makes torch's own collectives and the vendor's use the network that the inventory names, not the
     one that the host name means.
@@ -233,17 +245,20 @@ def _over(selection: Selection) -> dict[str, str]:
 
 
 def _launcher_words(
-    selection: Selection, folder: str, node_rank: int, master_addr: str, master_port: int
+    selection: Selection, job: Job, folder: str, node_rank: int, master_addr: str, master_port: int
 ) -> tuple[str, ...]:
     """The arguments of cases/trainer/launch.py, as docs/contract.md has them."""
     cluster = selection.cluster
+    launcher = "fork" if cluster.rehearsal else selection.vendor.launcher
+    if job.program is not None:
+        launcher = "torchrun"  # there is nothing of it to fork
     return (
         "--job",
         f"{folder}/job.json",
         "--output",
         f"{folder}/node{node_rank}",
         "--launcher",
-        "fork" if cluster.rehearsal else selection.vendor.launcher,
+        launcher,
         "--node-rank",
         str(node_rank),
         "--num-nodes",

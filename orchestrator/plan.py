@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from orchestrator.cluster import ImageSource
 from orchestrator.document import Document
+from orchestrator.memory import MemoryPlan
 from orchestrator.vendors import Probe
 
 CONTRACT = 1
@@ -62,6 +63,18 @@ class ParallelPlan:
     sequence_parallel: bool
     shard_optimizer: bool
     overlap: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramPlan:
+    """An external program: `argv` begins with its script, found in `directory`, and is run by every rank's
+    Python with `environment` over what the rank has. `dialect` is what its log is read by.
+    """
+
+    directory: str
+    argv: tuple[str, ...]
+    environment: dict[str, str]
+    dialect: Literal["megatron"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,22 +176,33 @@ class SamplesPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IndexPlan:
+    """The `.idx` beside a Megatron `.bin`: where its sequences and documents begin."""
+
+    file: str
+    sha256: str
+    num_sequences: int
+    num_documents: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataPlan:
     """A token file, or with `samples` the manifest of a prepared set, whose tokens are counted as they enter
-    the model, without padding.
+    the model, without padding. With `index` the file is Megatron's `.bin`.
     """
 
     file: str
     sha256: str
     num_tokens: int
-    dtype: Literal["uint8", "int16", "int32"]
+    dtype: Literal["uint8", "int16", "uint16", "int32"]
     samples: SamplesPlan | None = field(default=None, metadata=ADDED)
+    index: IndexPlan | None = field(default=None, metadata=ADDED)
 
     @property
     def name(self) -> str:
         """Of the token file or the set, in any data folder."""
         parts = self.file.split("/")
-        return parts[-1].removesuffix(".tokens") if self.samples is None else parts[-2]
+        return parts[-1].removesuffix(".tokens").removesuffix(".bin") if self.samples is None else parts[-2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +291,7 @@ class Job:
     nonce: str
     case: str
     seed: int
-    engine: Literal["deepspeed", "ddp", "native"]
+    engine: Literal["deepspeed", "ddp", "native", "megatron"]
     device: DevicePlan
     model: ModelPlan
     data: DataPlan
@@ -284,6 +308,14 @@ class Job:
     save: str | None = field(default=None, metadata=ADDED)
     questions: QuestionsPlan | None = field(default=None, metadata=ADDED)
     parallel: ParallelPlan | None = field(default=None, metadata=ADDED)
+    program: ProgramPlan | None = field(default=None, metadata=ADDED)
+
+    @property
+    def parallel_label(self) -> str:
+        """As the published tables write it: TP8PP4DP1."""
+        tp = self.parallel.tensor_parallel_size if self.parallel else 1
+        pp = self.parallel.pipeline_parallel_size if self.parallel else 1
+        return f"TP{tp}PP{pp}DP{self.batch.data_parallel_size}"
 
     @property
     def num_trainable_parameters(self) -> int:
@@ -441,6 +473,8 @@ class Cell:
     lists: ListsPlan | None = field(default=None, metadata=ADDED)
     key: KeyPlan | None = field(default=None, metadata=ADDED)
     handed: HandedPlan | None = field(default=None, metadata=ADDED)
+    memory: MemoryPlan | None = field(default=None, metadata=ADDED)
+    warnings: tuple[str, ...] | None = field(default=None, metadata=ADDED)
 
     @property
     def world_size(self) -> int:

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator import plancheck
-from orchestrator.cases import BATCH_KEYS, DeviceConfig, Work, works
+from orchestrator import megatron, parallelcheck, plancheck
+from orchestrator.cases import BATCH_KEYS, ENGINES_3D, DeviceConfig, Parallel, Work, works
 from orchestrator.data import Manifest
 from orchestrator.document import Text
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.footprint import estimate
 from orchestrator.multimodal.lists import AnswerKey, Samples
 from orchestrator.placing import (
     REHEARSAL,
@@ -42,6 +43,7 @@ from orchestrator.plan import (
     ListsPlan,
     ModelPlan,
     OptimizerPlan,
+    ParallelPlan,
     PeakPlan,
     Plan,
     PrecisionPlan,
@@ -55,7 +57,8 @@ from orchestrator.plan import (
 from orchestrator.selection import Chosen, Selection
 
 if TYPE_CHECKING:
-    from orchestrator.cases import Batch, Case, Model, Optimizer
+    from orchestrator.cases import Case, Model, Optimizer
+    from orchestrator.memory import MemoryPlan
     from orchestrator.render import Context
     from orchestrator.vendors import Device
 
@@ -114,8 +117,9 @@ def plan(
                 options=options,
             )
             before = maker.cell_id
+            engine = engine_of(chosen, selection, options)
             try:
-                cells.append(maker.cell((contexts or {}).get(base.engine)))
+                cells.append(maker.cell((contexts or {}).get(engine)))
             except ConfigError as error:
                 problems += (problem for problem in error.problems if problem not in problems)
     if problems:
@@ -134,6 +138,12 @@ def plan(
 def is_proxy(selection: Selection) -> bool:
     """The proxy block applies if and only if the arithmetic is done by a CPU: there, or in a rehearsal."""
     return selection.cluster.rehearsal or selection.vendor.torch.device_type == "cpu"
+
+
+def engine_of(chosen: Chosen, selection: Selection, options: Options) -> str:
+    """Which engine trains this case in the end: the command line's, the device's, the case's."""
+    base = works_of(chosen.case, selection)[0]
+    return str(_changes(selection, base, chosen, options).get("engine", base.engine))
 
 
 def works_of(case: Case, selection: Selection) -> tuple[Work, ...]:
@@ -157,13 +167,14 @@ class _Maker:
 
     @property
     def cell_id(self) -> str:
-        stage = f"-{self.base.stage}" if self.base.stage else ""
-        return f"{self.chosen.name}-{self.selection.cluster.scale}{stage}"
+        parts = (self.chosen.name, self.selection.cluster.scale, self.chosen.label, self.base.stage)
+        return "-".join(part for part in parts if part)
 
     @property
     def named(self) -> str:
         """In messages."""
-        return f"{self.chosen.name} ({self.base.stage})" if self.base.stage else self.chosen.name
+        beside = self.base.stage or self.chosen.label
+        return f"{self.chosen.name} ({beside})" if beside else self.chosen.name
 
     def cell(self, context: Context | None) -> Cell:
         """Raises ConfigError."""
@@ -171,18 +182,25 @@ class _Maker:
         cluster, vendor = selection.cluster, selection.vendor
         device, proxy = vendor.devices[cluster.device], is_proxy(selection)
         work = _changed(selection, base, chosen, self.options)
-        batch = _batch(work.batch, len(cluster.nodes) * cluster.devices_per_node)
         source = self.sources.data[work.data.name]
-        precision = _precision(work)
+        precision = _precision(work, device)
+        has_image = cluster.transport != "local"
         problems: list[Problem] = [
+            *parallelcheck.uncuttable(self.named, work, cluster, has_image=has_image),
             *plancheck.refused(self.named, work, vendor, precision, on_cpu=proxy),
             *plancheck.data_problems(self.named, work, source),
         ]
         if work.evaluation is not None:
             questions = self.sources.data[work.evaluation.name]
             problems += plancheck.question_problems(self.named, work, questions)
-        steps = _steps(self.named, work, batch, source, problems)
-        if problems or steps is None:
+        # A cut that does not divide has no data-parallel size, and nothing follows from it.
+        cuttable = not any(problem.code in ("E340", "E342") for problem in problems)
+        world_size = len(cluster.nodes) * cluster.devices_per_node
+        batch = _batch(work, world_size) if cuttable else None
+        steps = _steps(self.named, work, batch, source, problems) if batch else None
+        memory = _memory(work, batch, precision, device) if batch else None
+        problems += parallelcheck.too_large(self.named, memory) if memory and not cluster.rehearsal else ()
+        if problems or steps is None or batch is None:
             raise ConfigError(problems)
         job = self._job(work, batch, steps, precision)
         return Cell(
@@ -195,9 +213,9 @@ class _Maker:
             devices_per_node=cluster.devices_per_node,
             stage=base.stage,
             proxy=ProxyPlan(why=chosen.case.proxy.why, of=chosen.case.table.display_name) if proxy else None,
-            fix_hp=fix_hp(base, work, world_size=batch.world_size),
+            fix_hp=fix_hp(base, work, data_parallel_size=batch.data_parallel_size),
             changed={
-                key: str(value) for key, value in _changes(selection, base, chosen, self.options).items()
+                key: _shown(value) for key, value in _changes(selection, base, chosen, self.options).items()
             },
             columns=chosen.case.table.columns,
             flops=_flops(work, proxy=proxy),
@@ -217,11 +235,14 @@ class _Maker:
             lists=_lists(source),
             key=_key(work, self.sources),
             handed=self._handed(),
+            memory=memory,
+            warnings=parallelcheck.warnings(work, None if cluster.rehearsal else memory) or None,
         )
 
     def _job(self, work: Work, batch: BatchPlan, steps: Steps, precision: PrecisionPlan) -> Job:
         selection, place, sources = self.selection, self.place, self.sources
-        return Job(
+        data = data_plan(selection, place, work.data, sources.data[work.data.name])
+        job = Job(
             contract=CONTRACT,
             run_id=self.identity.run_id,
             cell_id=self.cell_id,
@@ -231,7 +252,7 @@ class _Maker:
             engine=work.engine,
             device=device_plan(selection),
             model=model_plan(work.model),
-            data=data_plan(selection, place, work.data, sources.data[work.data.name]),
+            data=data,
             batch=batch,
             steps=steps,
             optimizer=_optimizer(work.optimizer, steps),
@@ -253,6 +274,18 @@ class _Maker:
             if work.evaluation is None
             else questions_plan(
                 selection, place, sources.data[work.evaluation.name], work.evaluation.max_new_tokens
+            ),
+            parallel=None if work.parallel is None else ParallelPlan(**asdict(work.parallel)),
+        )
+        if work.engine != "megatron" or work.program is None:
+            return job
+        source = sources.data[work.data.name]
+        assert isinstance(source, Manifest), "an external program reads tokens"
+        here = selection.cluster.transport == "local" and place.stand_in is not None
+        return replace(
+            job,
+            program=megatron.program(
+                work, job, tokenizer=source.tokenizer, stand_in=str(place.stand_in) if here else None
             ),
         )
 
@@ -332,7 +365,7 @@ def _document(
         words = replace(words, dataset=read, remarks=remarks)
     changed = _changes(selection, base, chosen, options)
     said = options.changes.changes()
-    config = f"configs/{selection.cluster.scale}.yaml"
+    config = f"configs/{chosen.config_name or selection.cluster.scale}.yaml"
     batch = asdict(base.batch)
     return DocumentPlan(
         words=words,
@@ -348,6 +381,7 @@ def _changes(selection: Selection, base: Work, chosen: Chosen, options: Options)
     CPU computes for a device, the case's precision: what such a device is asked for no CPU can do.
     """
     kept: set[str] = {"sequence_length", "micro_batch_size", "attention"} if is_proxy(selection) else set()
+    kept |= {"parallel", "engine"} if is_proxy(selection) else set()
     kept |= {"precision"} if selection.cluster.rehearsal else set()
     return {
         **{key: value for key, value in chosen.config.changes(base.stage).items() if key not in kept},
@@ -374,7 +408,7 @@ def _changed(selection: Selection, base: Work, chosen: Chosen, options: Options)
     batch = {key: changes[key] for key in BATCH_KEYS if key in changes}
     own = {
         key: changes[key]
-        for key in ("precision", "recompute", "attention", "loss_scale_window")
+        for key in ("precision", "recompute", "attention", "loss_scale_window", "parallel", "engine")
         if key in changes
     }
     zero = {"overlap_comm": changes["overlap_comm"]} if "overlap_comm" in changes else {}
@@ -390,11 +424,18 @@ def _changed(selection: Selection, base: Work, chosen: Chosen, options: Options)
     )
 
 
-def fix_hp(base: Work, case: Work, *, world_size: int) -> str:
+def _shown(value: Any) -> str:
+    if not isinstance(value, Parallel):
+        return str(value)
+    said = {key: one for key, one in asdict(value).items() if one is not None}
+    return ", ".join(f"{key} {one}" for key, one in said.items())
+
+
+def fix_hp(base: Work, case: Work, *, data_parallel_size: int) -> str:
     """What differs from the case's default, in the words of the published tables; `/` for nothing."""
     batch = case.batch
     accumulation = batch.gradient_accumulation_steps
-    sequences = batch.micro_batch_size * accumulation * world_size
+    sequences = batch.micro_batch_size * accumulation * data_parallel_size
     tokens = _tokens(sequences * batch.sequence_length)
     words = [
         f"{word}={new}{beside}"
@@ -422,23 +463,46 @@ def _tokens(count: int) -> str:
     return str(count)
 
 
-def _batch(batch: Batch, world_size: int) -> BatchPlan:
-    """Data parallelism only: every rank is one replica."""
+def _batch(work: Work, world_size: int) -> BatchPlan:
+    """Replicas are what tensor and pipeline parallelism leave of the world."""
+    batch, cut = work.batch, work.parallel
+    replicas = world_size // (cut.tensor_parallel_size * cut.pipeline_parallel_size) if cut else world_size
     return BatchPlan(
         sequence_length=batch.sequence_length,
         micro_batch_size=batch.micro_batch_size,
         gradient_accumulation_steps=batch.gradient_accumulation_steps,
-        data_parallel_size=world_size,
+        data_parallel_size=replicas,
         world_size=world_size,
-        global_batch_size=batch.micro_batch_size * batch.gradient_accumulation_steps * world_size,
+        global_batch_size=batch.micro_batch_size * batch.gradient_accumulation_steps * replicas,
+    )
+
+
+def _memory(work: Work, batch: BatchPlan, precision: PrecisionPlan, device: Device) -> MemoryPlan | None:
+    """Of the engines that cut the model; what ZeRO leaves on a device moves with its settings."""
+    if work.parallel is None:
+        return None
+    return estimate(
+        model_plan(work.model),
+        ParallelPlan(**asdict(work.parallel)),
+        batch,
+        precision,
+        recompute=work.recompute,
+        attention=work.attention,
+        capacity_bytes=round(device.memory_gib * 1024**3) if device.memory_gib else None,
     )
 
 
 #: (engine, label of the table) → (compute dtype, mechanism). In DeepSpeed "amp" is float16 with its loss
 #: scaler, as the published S4000 rows were taken; DDP's is torch's autocast to bfloat16.
-PRECISIONS: dict[
-    tuple[str, str], tuple[Literal["fp32", "tf32", "bf16", "fp16"], Literal["none", "engine", "autocast"]]
-] = {
+Computing = tuple[Literal["fp32", "tf32", "bf16", "fp16"], Literal["none", "engine", "autocast"]]
+IN_3D: dict[str, Computing] = {
+    "fp32": ("fp32", "none"),
+    "tf32": ("tf32", "none"),
+    "bf16": ("bf16", "engine"),
+    "fp16": ("fp16", "engine"),
+    "amp": ("bf16", "engine"),
+}
+PRECISIONS: dict[tuple[str, str], Computing] = {
     ("deepspeed", "fp32"): ("fp32", "none"),
     ("deepspeed", "tf32"): ("tf32", "none"),
     ("deepspeed", "bf16"): ("bf16", "engine"),
@@ -449,11 +513,18 @@ PRECISIONS: dict[
     ("ddp", "bf16"): ("bf16", "autocast"),
     ("ddp", "fp16"): ("fp16", "autocast"),
     ("ddp", "amp"): ("bf16", "autocast"),
+    # Both keep float32 master weights beside 16-bit parameters; the published 70B rows' amp is bfloat16.
+    **{(engine, label): computing for engine in ENGINES_3D for label, computing in IN_3D.items()},
 }
 
 
-def _precision(case: Work) -> PrecisionPlan:
+def _precision(case: Work, device: Device) -> PrecisionPlan:
+    """The fp32 of an external program is what its image makes of it: where a device has TF32, the images
+    multiply in it, as the published row's peak says.
+    """
     compute_dtype, mechanism = PRECISIONS[case.engine, case.precision]
+    if case.engine == "megatron" and compute_dtype == "fp32" and "tf32" in device.peaks:
+        compute_dtype = "tf32"
     return PrecisionPlan(
         label=case.precision,
         compute_dtype=compute_dtype,
@@ -529,7 +600,7 @@ def _peak(device: Device, dtype: str, *, rehearsal: bool) -> PeakPlan:
 
 def _optimizer(optimizer: Optimizer, steps: Steps) -> OptimizerPlan:
     settings = asdict(optimizer)
-    schedule = settings.pop("schedule")
+    schedule = settings.pop("schedule")  # its minimum is an external program's
     if schedule is None:
         return OptimizerPlan(**settings)
     warmup = math.ceil(schedule["warmup_fraction"] * steps.total)
@@ -538,7 +609,7 @@ def _optimizer(optimizer: Optimizer, steps: Steps) -> OptimizerPlan:
 
 def _zero(case: Work) -> ZeroPlan:
     zero = ZeroPlan(**asdict(case.zero))
-    return replace(zero, stage=0) if case.engine == "ddp" else zero
+    return zero if case.engine == "deepspeed" else replace(zero, stage=0)
 
 
 def _config_hash(job: Job) -> str:
@@ -551,6 +622,10 @@ def _config_hash(job: Job) -> str:
     del content["data"]["file"]
     content["data"].get("samples", {}).pop("images", None)
     content.get("questions", {}).pop("file", None)
+    content["data"].get("index", {}).pop("file", None)
+    if "program" in content:
+        content["program"]["argv"] = megatron.without_paths(content["program"]["argv"])
+        del content["program"]["directory"]
     if "initial" in content:
         content["initial"] = {
             "manifests": content["initial"]["manifests"],

@@ -20,6 +20,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.text import (
+    AbsolutePath,
+    Commit,
     HostList,
     ImageReference,
     ModuleName,
@@ -111,8 +113,11 @@ def build_args(site: Site) -> dict[str, str]:
     return values | {name.upper(): value for name, value in values.items()}
 
 
-def dockerfile(folder: Path, name: str, vendor: Vendor, *, engine: str, site: Site) -> str:
-    """The Dockerfile of one vendor and engine; `folder` is dockerfiles/. It ends with a newline.
+def dockerfile(
+    folder: Path, name: str, vendor: Vendor, *, engine: str, site: Site, rehearsal: bool = False
+) -> str:
+    """The Dockerfile of one vendor and engine; `folder` is dockerfiles/. It ends with a newline. In a
+    `rehearsal` an external program is replaced by its stand-in.
 
     Raises ConfigError (E242) for a value that may not stand in one and (E243) for a template that fails.
     """
@@ -122,9 +127,12 @@ def dockerfile(folder: Path, name: str, vendor: Vendor, *, engine: str, site: Si
         "vendor": name,
         "engine": engine,
         "base": base_reference(vendor, engine, site),
-        "packages": list(_packages(vendor, engine)),
+        # A stand-in needs nothing of what the program that it stands in for does.
+        "packages": ["torch"] if rehearsal and engine in vendor.programs else list(_packages(vendor, engine)),
         "pip": list(_pip(site)),
         "wheels": site.wheels is not None,
+        "rehearsal": rehearsal,
+        "program": _program(vendor, engine),
     }
     environment = _Environment(
         loader=FileSystemLoader(folder, encoding="utf-8"),
@@ -159,15 +167,26 @@ def dockerfile(folder: Path, name: str, vendor: Vendor, *, engine: str, site: Si
     return text
 
 
-def context(workspace: Workspace, name: str, vendor: Vendor, *, engine: str, site: Site) -> Context:
+def context(
+    workspace: Workspace,
+    name: str,
+    vendor: Vendor,
+    *,
+    engine: str,
+    site: Site,
+    rehearsal: bool = False,
+) -> Context:
     """The Dockerfile with the trainer and, where the site has them, wheels: sorted, without times and owners.
 
     Raises ConfigError as `dockerfile` does, and (E244) for a wheels folder that cannot be read.
     """
-    text = dockerfile(workspace.vendors, name, vendor, engine=engine, site=site)
+    text = dockerfile(workspace.vendors, name, vendor, engine=engine, site=site, rehearsal=rehearsal)
     files = {"Dockerfile": text.encode("utf-8"), "nx8/provide.py": (workspace.vendors / PROVIDE).read_bytes()}
     for path in sorted(workspace.trainer.glob("*.py")):
         files[f"nx8/trainer/{path.name}"] = path.read_bytes()
+    if rehearsal and engine in vendor.programs:
+        for path in sorted(workspace.stand_in.glob("*.py")):
+            files[f"nx8/stand_in/{path.name}"] = path.read_bytes()
     if site.wheels is not None:
         files |= _wheels(workspace, site.wheels)
     packed = _tar(files)
@@ -195,6 +214,18 @@ def _packages(vendor: Vendor, engine: str) -> Iterator[str]:
             yield module
         else:
             yield f"{module}={_fitting(Requirement, package.requirement, 'packages.requirement')}"
+
+
+def _program(vendor: Vendor, engine: str) -> dict[str, str] | None:
+    """Where the source of an external program is from and goes to; none for our own engines."""
+    source = vendor.programs.get(engine)  # type: ignore[call-overload]
+    if source is None:
+        return None
+    return {
+        "repository": _fitting(PlainUrl, source.repository, "programs.repository"),
+        "commit": _fitting(Commit, source.commit, "programs.commit"),
+        "directory": _fitting(AbsolutePath, source.directory, "programs.directory"),
+    }
 
 
 def _pip(site: Site) -> Iterator[str]:

@@ -23,11 +23,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """One case with the device's own config."""
+    """One case with one config of the device. `label` is what the config's name has behind device and scale,
+    where there are several of them; `config_name` the whole name, null where none was read.
+    """
 
     name: str
     case: Case
     config: DeviceConfig
+    label: str | None = None
+    config_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +50,53 @@ def select(
 ) -> Selection:
     """Reads the cluster, its vendor, and the cases with their config for that device and scale.
 
-    Without `cluster`, the only cluster file of that vendor (`local` where no vendor is named either);
-    without `cases`, every case that has a config for it. Raises one ConfigError that lists all that is
-    missing or wrong.
+    Without `cluster`, the only cluster file of that vendor, or of several the only one that all the cases
+    have a config for (`local` where no vendor is named either); without `cases`, every case that has a config
+    for it. `CASE:LABEL` is one of several configs of a device and scale. Raises one ConfigError that lists
+    all that is missing or wrong.
     """
     problems: list[Problem] = []
-    cluster_name = cluster or _cluster_of(workspace, vendor, problems)
+    where = _site(workspace, vendor=vendor, cluster=cluster, cases=cases, problems=problems)
+    cluster_name, site, vendor_name, stack = where
+    chosen = _cases(workspace, cases, site, problems)
+    if problems or site is None or stack is None or cluster_name is None or vendor_name is None:
+        raise ConfigError(_once(problems))
+    return Selection(
+        cluster_name=cluster_name, cluster=site, vendor_name=vendor_name, vendor=stack, cases=tuple(chosen)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A cluster and its vendor, by name and by value, whatever is to be trained there."""
+
+    cluster_name: str
+    cluster: Cluster
+    vendor_name: str
+    vendor: Vendor
+
+
+def site_of(workspace: Workspace, *, vendor: str | None, cluster: str | None) -> Site:
+    """As `select` finds them. Raises ConfigError with all that is missing or wrong."""
+    problems: list[Problem] = []
+    cluster_name, site, vendor_name, stack = _site(
+        workspace, vendor=vendor, cluster=cluster, cases=(), problems=problems
+    )
+    if problems or site is None or stack is None or cluster_name is None or vendor_name is None:
+        raise ConfigError(_once(problems))
+    return Site(cluster_name=cluster_name, cluster=site, vendor_name=vendor_name, vendor=stack)
+
+
+def _site(
+    workspace: Workspace,
+    *,
+    vendor: str | None,
+    cluster: str | None,
+    cases: tuple[str, ...],
+    problems: list[Problem],
+) -> tuple[str | None, Cluster | None, str | None, Vendor | None]:
+    """Name and value of cluster and vendor; what is missing or wrong is None, and in `problems`."""
+    cluster_name = cluster or _cluster_of(workspace, vendor, cases, problems)
     site = _read(workspace, workspace.cluster_file(cluster_name), Cluster, problems) if cluster_name else None
     vendor_name = vendor or (site.vendor if site else None)
     stack = _read_vendor(workspace, vendor_name, problems) if vendor_name else None
@@ -73,32 +118,36 @@ def select(
                 help=f"its devices: {', '.join(stack.devices)}",
             )
         )
-    chosen = _cases(workspace, cases, site, problems)
-    if problems or site is None or stack is None or cluster_name is None or vendor_name is None:
-        raise ConfigError(_once(problems))
-    return Selection(
-        cluster_name=cluster_name, cluster=site, vendor_name=vendor_name, vendor=stack, cases=tuple(chosen)
-    )
+    return cluster_name, site, vendor_name, stack
 
 
 def _once(problems: list[Problem]) -> list[Problem]:
     return list(dict.fromkeys(problems))
 
 
-def _cluster_of(workspace: Workspace, vendor: str | None, problems: list[Problem]) -> str | None:
-    """The cluster file meant by a vendor alone: the only one, where there is one."""
+def _cluster_of(
+    workspace: Workspace, vendor: str | None, cases: tuple[str, ...], problems: list[Problem]
+) -> str | None:
+    """The cluster file meant by a vendor alone: the only one, where there is one; else the only one that all
+    the cases have a config for.
+    """
     if vendor is None:
         return "local"
-    found, unreadable = [], []
+    unreadable: list[Problem] = []
+    found: list[str] = []
+    fitting: list[str] = []
     for name in workspace.cluster_names():
         quiet: list[Problem] = []
         site = _read(workspace, workspace.cluster_file(name), Cluster, quiet)
         if site is None:
             unreadable += quiet
-        elif site.vendor == vendor:
+        elif site.vendor == vendor and (not site.cases or (cases and set(_names(cases)) <= set(site.cases))):
             found.append(name)
+            fitting += [name] * all(_configs_of(workspace, case, site.scale) for case in cases)
     if len(found) == 1:
         return found[0]
+    if len(fitting) == 1:
+        return fitting[0]
     if found:
         problems.append(
             Problem(
@@ -150,7 +199,7 @@ def _cases(
     names = asked or tuple(
         name
         for name in workspace.case_names()
-        if cluster is None or cluster.rehearsal or wanted in workspace.config_names(name)
+        if cluster is None or cluster.rehearsal or _configs_of(workspace, name, wanted or "")
     )
     if not names and wanted:
         problems.append(
@@ -166,16 +215,41 @@ def _cases(
         Problem(code="E114", message=f"case {name!r} is named twice", help="name it once")
         for name in sorted({name for name in names if names.count(name) > 1})
     )
-    for name in dict.fromkeys(names):
+    for asked_for in dict.fromkeys(names):
+        name, _, label = asked_for.partition(":")
         if not workspace.case_file(name).is_file():
             problems.append(_unknown_case(workspace, name))
             continue
         case = _read(workspace, workspace.case_file(name), Case, problems)
-        config = _config(workspace, name, cluster, problems) if cluster else None
-        if case and config:
-            problems += _untunable(workspace, name, wanted or "", case, config)
-            chosen.append(Chosen(name=name, case=case, config=config))
+        for file in _wanted_configs(workspace, name, label, cluster, problems) if cluster else ():
+            path = workspace.config_file(name, file or "")
+            config = _read(workspace, path, DeviceConfig, problems) if file else DeviceConfig(schema=1)
+            if case and config:
+                problems += _untunable(workspace, name, file or "", case, config)
+                one = Chosen(
+                    name=name,
+                    case=case,
+                    config=config,
+                    label=_label(file, wanted or ""),
+                    config_name=file,
+                )
+                chosen.append(one)
     return chosen
+
+
+def _names(cases: tuple[str, ...]) -> list[str]:
+    return [case.partition(":")[0] for case in cases]
+
+
+def _label(config: str | None, scale: str) -> str | None:
+    return config.removeprefix(f"{scale}-") if config and config.startswith(f"{scale}-") else None
+
+
+def _configs_of(workspace: Workspace, case: str, scale: str) -> tuple[str, ...]:
+    """Names of the configs that `case`, which may be CASE:LABEL, has for this device and scale."""
+    name, _, label = case.partition(":")
+    every = (one for one in workspace.config_names(name) if one == scale or _label(one, scale))
+    return tuple(one for one in every if not label or _label(one, scale) == label)
 
 
 def _unknown_case(workspace: Workspace, name: str) -> Problem:
@@ -190,30 +264,33 @@ def _unknown_case(workspace: Workspace, name: str) -> Problem:
     )
 
 
-def _config(
-    workspace: Workspace, case: str, cluster: Cluster, problems: list[Problem]
-) -> DeviceConfig | None:
-    """The config for this device and scale. A rehearsal has a scale of its own: it takes the one of the
-    device that comes first by name, or none, for its proxy changes the sizes anyway.
+def _wanted_configs(
+    workspace: Workspace, case: str, label: str, cluster: Cluster, problems: list[Problem]
+) -> tuple[str | None, ...]:
+    """Names of the configs for this device and scale. A rehearsal has a scale of its own: it takes the one of
+    the device that comes first by name, or none, for its proxy changes the sizes anyway.
     """
     wanted = cluster.scale
-    if cluster.rehearsal and wanted not in workspace.config_names(case):
-        of_device = [name for name in workspace.config_names(case) if name.startswith(f"{cluster.device}x")]
-        if not of_device:
-            return DeviceConfig(schema=1)
-        wanted = of_device[0]
-    path = workspace.config_file(case, wanted)
-    if not path.is_file():
-        known = ", ".join(workspace.config_names(case)) or "none"
-        problems.append(
-            Problem(
-                code="E115",
-                message=f"case {case!r} has no config for {wanted}: {workspace.shown(path)} is missing",
-                help=f"it has: {known}. One that changes nothing is the single line 'schema: 1'",
-            )
+    found = _configs_of(workspace, f"{case}:{label}", wanted)
+    if found:
+        return found
+    known = workspace.config_names(case)
+    if cluster.rehearsal:
+        of_device = [name for name in known if name.startswith(f"{cluster.device}x")]
+        named = [name for name in of_device if not label or name.endswith(f"-{label}")]
+        if named or not label:
+            return (named[0] if named else None,)
+    what = f"{wanted}-{label}" if label else wanted
+    problems.append(
+        Problem(
+            code="E115",
+            message=f"case {case!r} has no config for {what}: "
+            f"{workspace.shown(workspace.config_file(case, what))} is missing",
+            help=f"it has: {', '.join(known) or 'none'}. One that changes nothing is the single line "
+            "'schema: 1'",
         )
-        return None
-    return _read(workspace, path, DeviceConfig, problems)
+    )
+    return ()
 
 
 def _untunable(

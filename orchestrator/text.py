@@ -25,6 +25,7 @@ NAME_REGEX = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 #: separators nor spaces.
 Name = Annotated[str, Pattern(NAME_REGEX, "letters, digits, '.', '_' and '-', 63 at most")]
 #: An environment variable's name.
+Commit = Annotated[str, Pattern(r"^[0-9a-f]{40}$", "a commit's 40 hex digits")]
 EnvName = Annotated[str, Pattern(r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", "the name of an environment variable")]
 #: A dotted Python module.
 ModuleName = Annotated[

@@ -13,6 +13,7 @@ from orchestrator.linear import compiled
 from orchestrator.text import (
     AbsolutePath,
     Capability,
+    Commit,
     DevicePath,
     Digest,
     EnvName,
@@ -21,6 +22,7 @@ from orchestrator.text import (
     Line,
     ModuleName,
     Name,
+    PlainUrl,
     Regex,
     Registry,
     Repository,
@@ -31,7 +33,7 @@ from orchestrator.text import (
 #: What stands for the cluster's network device in `interface_variables`.
 INTERFACE = "{interface}"
 ComputeDtype = Literal["fp32", "tf32", "bf16", "fp16"]
-Engine = Literal["deepspeed", "ddp"]
+Engine = Literal["deepspeed", "ddp", "native", "megatron"]
 #: What a probe can say of a device, besides which one it is.
 Quantity = Literal["temperature", "power", "memory_used", "memory_total", "utilisation"]
 
@@ -129,6 +131,16 @@ class Image:
     def reference(self) -> str:
         name = f"{self.registry}/{self.repository}:{self.tag}"
         return f"{name}@{self.digest}" if self.digest else name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramSource:
+    """Where an external program's source is from, at which commit, and where it lies in the image."""
+
+    repository: PlainUrl
+    commit: Commit
+    directory: AbsolutePath
+    source: Line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -369,7 +381,8 @@ class Vendor:
 
     `environment` is given to every rank; `visible_devices` is the variable that tells the stack which devices
     are its. `interface_variables` tell its collectives which network device to use: variable → value, where
-    `{interface}` stands for the cluster's. `images` is by engine, `any` for the others.
+    `{interface}` stands for the cluster's. `images` is by engine, `any` for the others; `programs` has the
+    source of engines that are external programs.
     """
 
     schema: Literal[1]
@@ -381,6 +394,7 @@ class Vendor:
     refuses: tuple[Refusal, ...] = ()
     images: dict[Engine | Literal["any"], Image] = field(default_factory=dict)
     packages: tuple[Package, ...] = ()
+    programs: dict[Engine, ProgramSource] = field(default_factory=dict)
     docker: Docker = field(default_factory=Docker)
     visible_devices: EnvName | None = None
     interface_variables: dict[EnvName, Line] = field(default_factory=dict)

@@ -42,6 +42,11 @@ class Workspace:
     def trainer(self) -> Path:
         return self.cases / "trainer"
 
+    @property
+    def stand_in(self) -> Path:
+        """What a rehearsal runs in place of an external program."""
+        return self.vendors / "shared" / "stand_in"
+
     def case_file(self, case: str) -> Path:
         return self.cases / case / "case.yaml"
 

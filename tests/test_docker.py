@@ -241,7 +241,6 @@ def test_an_answer_that_is_none_is_a_problem_and_no_exception(raw):
     assert isinstance(docker.read_inspect(raw), Problem)
     assert isinstance(docker.read_image(raw), Problem)
     assert isinstance(docker.read_version(raw), Problem)
-    docker.read_images(raw)
 
 
 odd = st.recursive(
@@ -266,16 +265,10 @@ def test_no_odd_value_in_an_answer_raises(changes):
 def test_no_bytes_raise(raw):
     docker.read_inspect(raw)
     docker.read_image(raw)
-    docker.read_images(raw)
     docker.read_version(raw)
 
 
 def test_images_and_versions_are_read():
-    lines = b'{"ID":"sha256:ab","Repository":"nx8","Tag":"<none>","Digest":"<none>"}\nnoise\n'
-    assert docker.read_images(lines) == (
-        (docker.ListedImage(id="sha256:ab", repository="nx8", tag=None, digest=None),),
-        1,
-    )
     found = docker.read_version(b'{"Client":{"Version":"20.10.24"},"Server":null}')
     assert isinstance(found, docker.EngineVersion)
     assert (found.client, found.server) == ("20.10.24", None)

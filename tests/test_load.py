@@ -23,7 +23,7 @@ from orchestrator import schemas
 from orchestrator.cases import Case, DeviceConfig
 from orchestrator.cluster import Cluster
 from orchestrator.errors import ConfigError, Problem
-from orchestrator.load import load, load_all, nodes, read_stored
+from orchestrator.load import load, nodes, read_stored
 from orchestrator.load.nodes import MAX_DEPTH, MAX_VALUES, compose, plain
 from orchestrator.load.source import MAX_BYTES, MAX_PROBLEMS, read_source
 from orchestrator.vendors import Vendor
@@ -531,19 +531,6 @@ def test_a_file_that_may_not_be_read_is_a_config_error(tmp_path: Path) -> None:
 
 
 # Several files, stored files, schemas -------------------------------------------------------------
-
-
-def test_the_problems_of_all_files_are_raised_together(tmp_path: Path) -> None:
-    good = written(tmp_path, CLUSTER, "good.yaml")
-    bad = written(tmp_path, CLUSTER.replace("vendor", "vender"), "bad.yaml")
-    wanted = {good: Cluster, bad: Cluster, tmp_path / "none.yaml": DeviceConfig}
-    with pytest.raises(ConfigError) as caught:
-        load_all(wanted, shown=lambda path: path.name)
-    assert [(problem.file, problem.code) for problem in caught.value.problems] == [
-        ("bad.yaml", "E101"),
-        ("none.yaml", "E102"),
-    ]
-    assert load_all({good: Cluster}) == {good: load(good, Cluster)}
 
 
 def test_a_stored_file_of_a_newer_version_is_read_without_its_new_keys(tmp_path: Path) -> None:

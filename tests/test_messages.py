@@ -16,6 +16,7 @@ import pytest
 
 from orchestrator import catalogue
 from orchestrator.catalogue import nearest, normalised
+from orchestrator.cli import language
 from orchestrator.cli import main as cli
 from orchestrator.cli.afterwards import afterwards
 from orchestrator.cli.language import of_words
@@ -216,6 +217,24 @@ def test_common_options_are_called_the_same_and_take_the_same_everywhere():
                 assert param.is_flag, verb.name
             if "--lang" in param.opts:
                 assert list(param.type.choices) == ["zh", "en"], verb.name
+                assert param.callback is language.keep, verb.name
+
+
+def test_a_lang_that_a_verb_declares_by_itself_follows_the_others(monkeypatch):
+    import click
+
+    @click.command()
+    @click.option("--lang", type=click.Choice(["zh", "en"]), default="zh", help="Words.")
+    def verb(lang):
+        return lang
+
+    language.attach(verb)
+    language.forget()
+    assert verb.main([], standalone_mode=False) == "zh"
+    monkeypatch.setenv("NX8_LANG", "en")
+    assert verb.main([], standalone_mode=False) == "en"
+    assert verb.main(["--lang", "zh"], standalone_mode=False) == "zh"
+    language.forget()
 
 
 def completed(*words, shell="bash"):
@@ -262,7 +281,7 @@ def test_every_parameter_that_names_a_vendor_a_case_a_cluster_or_a_run_is_comple
         if name == "--vendor":
             assert "mthreads" in values, verb
         if name in ("--cluster",):
-            assert values == {"local"}, verb
+            assert values == {"cpu8", "local"}, verb
         if name in ("--case", "cases"):
             assert "llama2_7b" in values, verb
         if name in ("run", "runs"):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Iterator, List, NamedTuple, Optional, Tup
 
 import torch
 from grouping import GroupedOrder
+from indexed import IndexedError, read_indexed
 from llava import LlavaConfig, check_images
 from order import SequenceOrder
 from samples import Prefetch, PreparedSet, micro_batches
@@ -179,11 +180,18 @@ def llava_config(model: jobs.Model) -> LlavaConfig:
     return LlavaConfig(language=model, vision=model.vision, image_token_id=IMAGE_TOKEN)
 
 
+#: torch 2.0 has no 16-bit numbers without a sign: the same bytes with one, and the sign taken off later.
+UNSIGNED = {"uint16": ("int16", 0xFFFF)}
+
+
 class Windows:
     """The verified file as a table of windows. Raises DataError when it is not the planned file."""
 
     def __init__(self, data: jobs.Data, *, sequence_length: int, vocab_size: int) -> None:
-        dtype = getattr(torch, data.dtype)
+        name, self._mask = UNSIGNED.get(data.dtype, (data.dtype, None))
+        dtype = getattr(torch, name)
+        if data.index is not None:
+            check_index(data, data.index)
         self.sha256 = verified_sha256(data, torch.empty(0, dtype=dtype).element_size())
         self.num_tokens = data.num_tokens
         self.sequence_length = sequence_length
@@ -193,7 +201,7 @@ class Windows:
                 "{}: {} tokens make no window of {} + 1".format(data.file, data.num_tokens, sequence_length)
             )
         tokens_T = torch.from_file(data.file, shared=False, size=data.num_tokens, dtype=dtype)
-        least, most = int(tokens_T.min()), int(tokens_T.max())
+        least, most = self._extremes(tokens_T)
         if least < 0 or most >= vocab_size:
             # Devices answer a wrong index with an assertion far from here, or with nothing at all.
             raise DataError(
@@ -204,10 +212,36 @@ class Windows:
     def __len__(self) -> int:
         return self._count
 
+    def _extremes(self, tokens_T: torch.Tensor) -> Tuple[int, int]:
+        if self._mask is None:
+            return int(tokens_T.min()), int(tokens_T.max())
+        pieces = (piece.int() & self._mask for piece in tokens_T.split(CHUNK_BYTES))
+        found = [(int(piece.min()), int(piece.max())) for piece in pieces]
+        return min(least for least, _ in found), max(most for _, most in found)
+
     def batch(self, indices: List[int], device: torch.device) -> Batch:
         """(inputs_BS, labels_BS) as int64 on the device."""
-        window_BS = self._windows_WS.index_select(0, torch.tensor(indices)).long().to(device)
+        window_BS = self._windows_WS.index_select(0, torch.tensor(indices)).long()
+        if self._mask is not None:
+            window_BS &= self._mask
+        window_BS = window_BS.to(device)
         return window_BS[:, :-1], window_BS[:, 1:]
+
+
+def check_index(data: jobs.Data, planned: jobs.Index) -> None:
+    """Raises DataError unless the index is the planned one and describes the planned tokens."""
+    try:
+        found = read_indexed(planned.file, data.file)
+    except IndexedError as error:
+        raise DataError(str(error)) from error
+    seen = (found.sha256, found.dtype, found.num_tokens, len(found.lengths), found.num_documents)
+    due = (planned.sha256, data.dtype, data.num_tokens, planned.num_sequences, planned.num_documents)
+    if seen != due:
+        raise DataError(
+            "{}: SHA-256, type, tokens, sequences, documents are {}, planned {}".format(
+                planned.file, seen, due
+            )
+        )
 
 
 def verified_sha256(data: jobs.Data, item_bytes: int) -> str:

@@ -77,12 +77,23 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Index:
+    """Megatron's `.idx` of the file."""
+
+    file: str
+    sha256: str
+    num_sequences: int
+    num_documents: int
+
+
+@dataclass(frozen=True)
 class Data:
     file: str
     sha256: str
     num_tokens: int
     dtype: str
     samples: Optional[Samples] = None
+    index: Optional[Index] = None
 
 
 @dataclass(frozen=True)
@@ -316,7 +327,7 @@ def _check(job: Job, problems: List[str]) -> None:
     model, batch, zero = job.model, job.batch, job.zero
     among("engine", job.engine, ("deepspeed", "ddp", "native"))
     among("model.architecture", model.architecture, ("llama", "llava"))
-    among("data.dtype", job.data.dtype, ("uint8", "int16", "int32"))
+    among("data.dtype", job.data.dtype, ("uint8", "int16", "uint16", "int32"))
     among("optimizer.name", job.optimizer.name, ("adamw",))
     among("precision.compute_dtype", job.precision.compute_dtype, ("fp32", "tf32", "bf16", "fp16"))
     among("precision.mechanism", job.precision.mechanism, ("none", "engine", "autocast"))

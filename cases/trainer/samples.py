@@ -122,14 +122,6 @@ class PreparedSet:
             padded_tokens=inputs_BS.numel(),
         )
 
-    def verify_images(self) -> None:
-        """Reads every image once. Raises SampleError for the first that is missing or another."""
-        seen: Dict[int, None] = {}
-        for index, number in enumerate(self._image_X.tolist()):
-            if number >= 0 and number not in seen:
-                seen[number] = None
-                self._content(index)
-
     def _sample(self, index: int) -> Tuple[torch.Tensor, torch.Tensor]:
         """(tokens, labels), both of the sample's length."""
         begin, end = self._offsets_X[index : index + 2].tolist()

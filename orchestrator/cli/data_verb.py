@@ -35,6 +35,12 @@ def command() -> None:
     "--tokenizer",
     help="'bytes' (the default for a TEXT), a sentencepiece .model or a Hugging Face .json.",
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["tokens", "megatron"]),
+    help="Of a TEXT: one token file, or Megatron's .bin and .idx. [default: as the case has it; tokens]",
+)
 @click.option("--max-tokens", type=click.IntRange(min=2), help="Stop after this many tokens.")
 @click.option(
     "--field", default="text", show_default=True, help="Field of a .jsonl line that holds the text."
@@ -49,6 +55,7 @@ def prepare(
     source: Path | None,
     name: str | None,
     tokenizer: str | None,
+    form: str | None,
     max_tokens: int | None,
     field: str,
     target: Path | None,
@@ -80,6 +87,7 @@ def prepare(
             Path(what),
             name=name,
             tokenizer=tokenizer or "bytes",
+            form=form or "tokens",
             max_tokens=max_tokens,
             field=field,
             to=folder,
@@ -101,6 +109,7 @@ def prepare(
                 source,
                 name=name or text.name,
                 tokenizer=_named_tokenizer(tokenizer, text.tokenizer),
+                form=form or text.format,
                 max_tokens=max_tokens or text.num_tokens,
                 field=field,
                 to=folder,
@@ -136,18 +145,25 @@ def _named_tokenizer(given: str | None, wanted: str) -> str:
 
 
 def _token_file(
-    text: Path, *, name: str, tokenizer: str, max_tokens: int | None, field: str, to: Path
+    text: Path, *, name: str, tokenizer: str, form: str, max_tokens: int | None, field: str, to: Path
 ) -> None:
     from orchestrator import data
 
     made = data.prepare(
-        data.documents(text, field=field), name=name, encoder=data.tokenizer(tokenizer), max_tokens=max_tokens
+        data.documents(text, field=field),
+        name=name,
+        encoder=data.tokenizer(tokenizer),
+        max_tokens=max_tokens,
+        form="megatron" if form == "megatron" else "tokens",
     )
     path = data.store(made, to)
     manifest = made.manifest
     cut = ", cut at --max-tokens" if manifest.truncated else ""
     click.echo(f"{manifest.num_tokens:,} tokens ({manifest.dtype}) from {manifest.num_inputs:,} files{cut}")
     click.echo(f"{path}  sha256 {manifest.sha256}")
+    if manifest.index is not None:
+        index = data.index_file(to, name)
+        click.echo(f"{index}  {manifest.index.num_documents:,} documents, sha256 {manifest.index.sha256}")
 
 
 def _set(stage: str | None, source: Path, *, name: str, tokenizer: str | None, to: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 
 VARIABLE = "NX8_LANG"
+DEFAULT = f"{VARIABLE}, or zh"
 LANGUAGES = ("zh", "en")
 #: What `--lang` said, before or after the verb. Errors are shown when the verb's context is gone.
 _given: ContextVar[Language | None] = ContextVar("language", default=None)
@@ -48,13 +49,20 @@ def forget() -> None:
     _given.set(None)
 
 
+def attach(command: click.Command) -> None:
+    """Lets a `--lang` that a verb declares by itself follow the others, as one of tables."""
+    for param in command.params:
+        if isinstance(param, click.Option) and "--lang" in param.opts and param.callback is None:
+            param.default, param.show_default, param.callback = of_tables, DEFAULT, keep
+
+
 def option(help_text: str, *, tables: bool = True) -> Callable[[F], F]:
     """`--lang` of a verb: of its tables, or (`tables=False`) of its words."""
     return click.option(
         "--lang",
         type=click.Choice(LANGUAGES),
         default=of_tables if tables else of_words,
-        show_default="NX8_LANG, or zh" if tables else "NX8_LANG, or the locale's",
+        show_default=DEFAULT if tables else "NX8_LANG, or the locale's",
         callback=keep,
         help=help_text,
     )

@@ -19,12 +19,20 @@ if TYPE_CHECKING:
 #: verb → its help line. The module is orchestrator.cli.<verb>_verb; a test holds these lines against the
 #: modules' own.
 VERBS = {
+    "init": "Write the file of a new cluster, with comments.",
+    "doctor": "Look at every node of a cluster, and say what is wrong and what mends it.",
     "run": "Train, prove and print the metric table.",
     "plan": "Show everything a run would do, and do nothing.",
+    "ps": "List runs that are at work, or left something behind.",
+    "logs": "Print what a run's ranks say, also while they say it.",
+    "stop": "Stop a run on all its nodes, and keep what it measured.",
+    "resume": "Go on with a run whose controller died, within the lease of its nodes.",
+    "clean": "Remove from nodes what runs left there whose lease has expired.",
     "report": "Print the tables of a stored run.",
     "parse": "Recompute a stored run and compare, or read figures from any training log.",
     "compare": "Put runs and published rows side by side.",
     "published": "Import, check and show results that others published.",
+    "bundle": "Pack a run into one file for support, secrets masked.",
     "list": "List cases, vendors, clusters or runs.",
     "data": "Prepare and check token files.",
     "vendors": "Check and render the vendors' folders.",

@@ -27,6 +27,27 @@ class Page:
 
 
 PAGES: dict[str, Page] = {
+    "init": Page(
+        examples=(
+            (
+                "nx8 init --nodes 10.1.0.[11-14] --vendor mthreads --name NAME",
+                "writes cluster/NAME.yaml",
+            ),
+            ("nx8 init --nodes node[01-04] --vendor nvidia --dry-run", "only print it"),
+        ),
+        exits=(2,),
+        reads=("dockerfiles/<vendor>/vendor.yaml",),
+        writes=("cluster/<name>.yaml, never over another",),
+    ),
+    "doctor": Page(
+        examples=(
+            ("nx8 doctor --cluster NAME", "every node, a table and what mends each problem"),
+            ("nx8 doctor llama2_7b --cluster NAME --json", "for a program, with this case's data and image"),
+            ("nx8 doctor --cluster NAME --nagios", "one line for monitoring, exit 0 to 3"),
+        ),
+        exits=(2, 3),
+        reads=(*CONFIGURATION, "data_dir of the cluster: manifests"),
+    ),
     "run": Page(
         examples=(
             ("nx8 run llama2_7b --vendor cpu", "the proxy on this machine"),
@@ -47,6 +68,56 @@ PAGES: dict[str, Page] = {
         ),
         exits=(2, 3),
         reads=(*CONFIGURATION, "data_dir of the cluster: manifests"),
+    ),
+    "bundle": Page(
+        examples=(
+            ("nx8 bundle", "the last run, secrets masked"),
+            ("nx8 bundle RUN --anonymous --output for-support.tar.gz", "without names and addresses"),
+        ),
+        exits=(2,),
+        reads=(RUN,),
+        writes=("nx8-bundle-RUN.tar.gz in the working directory, or the FILE of --output",),
+    ),
+    "ps": Page(
+        examples=(
+            ("nx8 ps", "runs at work, and those whose controller died"),
+            ("nx8 ps --cluster NAME", "what stands on the nodes: lock, containers, folders"),
+        ),
+        exits=(2, 3),
+        reads=(RUN, "cluster/<name>.yaml, with --cluster"),
+    ),
+    "logs": Page(
+        examples=(
+            ("nx8 logs -f", "all that the last run says, until it has ended"),
+            ("nx8 logs RUN --node node1 --stream launcher", "the launcher of one node"),
+            ("nx8 logs RUN --rank 3 --stream stderr", "one stream of one rank"),
+        ),
+        exits=(2,),
+        reads=(RUN,),
+    ),
+    "stop": Page(
+        examples=(
+            ("nx8 stop", "the last run, as Ctrl-C would"),
+            ("nx8 stop RUN --kill", "with no grace for its ranks"),
+        ),
+        exits=(2, 3, 6),
+        reads=(RUN, *CONFIGURATION),
+        writes=(RUN,),
+    ),
+    "resume": Page(
+        examples=(("nx8 resume RUN", "within the lease of its nodes"),),
+        exits=(2, 3, 4, 6, 124),
+        reads=(RUN, *CONFIGURATION),
+        writes=(RUN, "work_dir and /tmp/nx8.lock of every node"),
+    ),
+    "clean": Page(
+        examples=(
+            ("nx8 clean --cluster NAME --dry-run", "what would go"),
+            ("nx8 clean --cluster NAME", "containers, folders and locks of runs whose lease expired"),
+        ),
+        exits=(2, 3),
+        reads=("cluster/<name>.yaml",),
+        writes=("work_dir and /tmp/nx8.lock of every node",),
     ),
     "report": Page(
         examples=(
@@ -171,6 +242,15 @@ PAGES: dict[str, Page] = {
         exits=(2, 3, 6),
         reads=("results/lab/<name>/",),
         writes=("removes cluster/<name>.yaml and results/lab/<name>/",),
+    ),
+    "lab fault": Page(
+        examples=(
+            ("nx8 lab fault node2 link --for 30", "no packet passes for half a minute"),
+            ("nx8 lab fault node2 freeze-rank --rank 3", "one rank makes no further step"),
+            ("nx8 lab fault node2 heal", "undo every fault of the node"),
+        ),
+        exits=(2, 3),
+        reads=("results/lab/<name>/lab.json",),
     ),
     "lab status": Page(
         examples=(("nx8 lab status", "which nodes run; exit 3 when one does not answer"),),

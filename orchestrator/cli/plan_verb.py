@@ -30,7 +30,7 @@ def command(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     workspace, request = workspace_of(ctx), request_of(**given)
     selection = select(workspace, cases=request.cases, vendor=request.vendor, cluster=request.cluster)
     sources = prepared(selection, data_dir(workspace, selection), write=False)
-    contexts = contexts_of(workspace, selection)
+    contexts = contexts_of(workspace, selection, request.options)
     planned = planned_for(workspace, selection, sources, contexts, request.options)
     click.echo(to_json(planned) if as_json else described(planned), nl=False)
 
@@ -62,6 +62,57 @@ def _image(cell: Cell) -> list[str]:
     return lines
 
 
+def _cut(cell: Cell) -> str:
+    cut = cell.job.parallel
+    if cut is None:
+        return f"ZeRO {cell.job.zero.stage}"
+    said = [cell.job.parallel_label]
+    said += [f"{cut.virtual_pipeline_size} pieces a stage"] if cut.virtual_pipeline_size > 1 else []
+    said += [f"layers {'+'.join(map(str, cut.pipeline_layers))}"] if cut.pipeline_layers else []
+    said += ["sequence parallel"] if cut.sequence_parallel else []
+    said += ["optimizer sharded over DP"] if cut.shard_optimizer else []
+    return ", ".join(said)
+
+
+def _index(cell: Cell) -> list[str]:
+    index = cell.job.data.index
+    if index is None:
+        return []
+    return [f"index    {index.file}  {index.num_documents:,} documents  sha256 {index.sha256}"]
+
+
+def _memory(cell: Cell) -> list[str]:
+    memory = cell.memory
+    if memory is None:
+        return []
+    unit, name = (1024**3, "GiB") if memory.fullest.total_bytes >= 1024**3 else (1024**2, "MiB")
+    has = f"{memory.capacity_bytes / 1024**3:g} GiB" if memory.capacity_bytes else "memory that is not known"
+    lines = [
+        f"memory   estimate per rank, {name}; the device has {has}",
+        *(
+            f"  stage {one.stage}: {one.num_layers} layers, {one.num_parameters:,} parameters"
+            f" {one.parameter_bytes / unit:.2f} + gradients {one.gradient_bytes / unit:.2f}"
+            f" + optimizer {one.optimizer_bytes / unit:.2f}"
+            f" + activations {one.activation_bytes / unit:.2f} ({one.in_flight} in flight)"
+            f" = {one.total_bytes / unit:.2f}"
+            for one in memory.stages
+        ),
+    ]
+    names = "n parameters, s positions, b LBS, h hidden, kv key-value width, f feed-forward, a heads, V words"
+    return [*lines, f"  = {memory.formula}", f"  {names}, t TP; {memory.source}"]
+
+
+def _program(cell: Cell) -> list[str]:
+    program = cell.job.program
+    if program is None:
+        return []
+    environment = " ".join(f"{key}={shlex.quote(value)}" for key, value in program.environment.items())
+    return [
+        f"program  every rank, in {program.directory}:",
+        f"  {environment} python3 {shlex.join(program.argv)}",
+    ]
+
+
 def _cell(cell: Cell) -> list[str]:
     job, batch = cell.job, cell.job.batch
     proxy = f"   proxy of {cell.proxy.of}: {cell.proxy.why}" if cell.proxy else ""
@@ -74,7 +125,7 @@ def _cell(cell: Cell) -> list[str]:
         "",
         f"cell     {cell.cell_id}{proxy}",
         f"ranks    {cell.num_nodes} nodes × {cell.devices_per_node} devices = {batch.world_size},"
-        f" engine {job.engine}, ZeRO {job.zero.stage}, {job.device.type}/{job.device.backend}",
+        f" engine {job.engine}, {_cut(cell)}, {job.device.type}/{job.device.backend}",
         f"batch    LBS {batch.micro_batch_size} × GAS {batch.gradient_accumulation_steps}"
         f" × DP {batch.data_parallel_size} = GBS {batch.global_batch_size} sequences"
         f" × MPE {batch.sequence_length}"
@@ -85,9 +136,13 @@ def _cell(cell: Cell) -> list[str]:
         f" mechanism {job.precision.mechanism}), recompute {job.recompute},"
         f" attention {job.attention}, fix_hp {cell.fix_hp}",
         f"data     {job.data.file}  {job.data.num_tokens:,} tokens  sha256 {job.data.sha256}",
+        *_index(cell),
         f"MFU      {cell.flops.multiplier} × {cell.flops.parameters:,} FLOPs a token;"
         f" {cell.peak.dtype} peak {peak}",
         f"limits   {cell.limits.startup_s:g} s to the first step, {cell.limits.stall_s:g} s between steps",
+        *_memory(cell),
+        *(f"warning  {one}" for one in cell.warnings or ()),
+        *_program(cell),
         *_image(cell),
         f"config   sha256 {cell.config_hash}",
     ]

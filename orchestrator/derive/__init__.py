@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.derive.kept import evaluated, lists_of
 from orchestrator.derive.rawfiles import (
@@ -11,12 +11,17 @@ from orchestrator.derive.rawfiles import (
     read_bytes,
     read_logs,
     read_monitors,
+    read_programs,
+    read_stands,
     read_statuses,
     regular_files,
 )
 from orchestrator.errors import WORST_FIRST, ConfigError, Exit, Problem, worst
 from orchestrator.metrics import summarize
+from orchestrator.metrics.stragglers import stragglers
 from orchestrator.parse import PARSER_VERSION
+from orchestrator.parse.program import transcribed
+from orchestrator.parse.status import NodeStatus
 from orchestrator.parse.strict import Fields, Misread, strict_object
 from orchestrator.parse.visible import visible, visible_lines
 from orchestrator.plan import as_document
@@ -31,9 +36,12 @@ if TYPE_CHECKING:
     from orchestrator.metrics import Summary
     from orchestrator.parse.events import RankLog
     from orchestrator.parse.records import Ready, Saved
+    from orchestrator.parse.status import StatusProblem
     from orchestrator.plan import Cell, Plan
     from orchestrator.results import RunFolder
 
+#: Of what the host saw, what is left out where it is empty.
+SELDOM = ("sighted", "oom_killed")
 MAX_HOST_BYTES = 16 << 20
 Document = dict[str, object]
 
@@ -110,6 +118,16 @@ class _Host:
         except Misread:
             return None
 
+    def containers(self, cell_id: str) -> dict[str, dict[str, Any]]:
+        """By node what the host wrote of its container; empty where it wrote nothing of that kind."""
+        found = self._fields.value("containers")
+        cell = found.get(cell_id) if isinstance(found, dict) else None
+        return (
+            {name: one for name, one in cell.items() if isinstance(one, dict)}
+            if isinstance(cell, dict)
+            else {}
+        )
+
     def seen(self, cell_id: str) -> HostSeen:
         """Raises ConfigError (E706) for an entry that no run writes."""
         cells = self._fields.inner("cells")
@@ -143,7 +161,19 @@ def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tu
     if (first := logs.get(0)) and first.saved:
         left[cell.cell_id] = first.saved
     before = left.get(cell.handed.cell_id) if cell.handed else None
-    judgement = judge(cell, logs, statuses, seen, lists=lists_of(run, cell), before=before)
+    programs, stands = read_programs(folder, cell), read_stands(folder, cell)
+    if cell.job.program is not None:
+        logs = transcribed(cell, logs, programs)
+    judgement = judge(
+        cell,
+        logs,
+        statuses,
+        seen,
+        lists=lists_of(run, cell),
+        before=before,
+        programs=programs,
+        stands=stands,
+    )
     monitors = read_monitors(folder, cell)
     summary = summarize(cell, logs, mem_total_bytes=host.mem_total_bytes, monitors=monitors)
     evaluation: Document = {}
@@ -159,13 +189,36 @@ def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tu
         **_judged(judgement),
         "metrics": _metrics(summary),
         **({"evaluation": evaluation} if judgement.verdict is Verdict.MEASURED and evaluation else {}),
+        **_degraded(cell, logs, judgement.verdict),
         # Left out rather than null: results of plans that had none stay the same bytes.
         **({"document": asdict(cell.document)} if cell.document else {}),
-        "host_seen": asdict(seen),
-        "ranks": _ranks(cell, logs),
+        "host_seen": _seen(seen),
+        **_containers(host, cell.cell_id),
+        "ranks": _ranks(cell, logs, statuses),
         "files": [described(path, folder.path) for path in regular_files(folder.path)],
     }
     return document, exit_code(judgement.verdict, seen)
+
+
+def _degraded(cell: Cell, logs: Mapping[int, RankLog], verdict: Verdict) -> Document:
+    """Who was slow, of a cell that was measured all the same; nothing where nobody was."""
+    slow = stragglers(cell, logs) if verdict is Verdict.MEASURED else ()
+    return {"degraded": [asdict(one) for one in slow]} if slow else {}
+
+
+def _containers(host: _Host, cell_id: str) -> Document:
+    """How often the links to the cell's nodes had to be made anew, and how its containers ended; nothing
+    where it had none, or an older run did not write it down.
+    """
+    found = host.containers(cell_id)
+    drops = [one["link_drops"] for one in found.values() if isinstance(one.get("link_drops"), int)]
+    ends = {name: one["ending"] for name, one in found.items() if isinstance(one.get("ending"), dict)}
+    return {"link_drops": sum(drops), "endings": ends} if drops else {}
+
+
+def _seen(seen: HostSeen) -> Document:
+    """Without what older runs did not have, and most have nothing of."""
+    return {key: value for key, value in asdict(seen).items() if key not in SELDOM or value}
 
 
 def _identity(cell: Cell) -> Document:
@@ -220,14 +273,13 @@ def _data(cell: Cell) -> Document:
 
 
 def _parallel(cell: Cell) -> Document:
-    """Data parallelism is all there is, so the tensor and pipeline parts are 1; the label is the tables'
-    wording.
-    """
-    batch = cell.job.batch
+    """The label is the tables' wording; how the model is cut is left out where it is not."""
+    batch, cut = cell.job.batch, cell.job.parallel
     return {
         "data_parallel_size": batch.data_parallel_size,
         "world_size": batch.world_size,
-        "label": f"TP1PP1DP{batch.data_parallel_size}",
+        "label": cell.job.parallel_label,
+        **(as_document(cut) if cut else {}),
     }
 
 
@@ -254,7 +306,9 @@ def _metrics(summary: Summary) -> Document:
     }
 
 
-def _ranks(cell: Cell, logs: Mapping[int, RankLog]) -> list[Document]:
+def _ranks(
+    cell: Cell, logs: Mapping[int, RankLog], statuses: Mapping[int, NodeStatus | StatusProblem]
+) -> list[Document]:
     """What each planned rank said of itself, and how much of its file was read; text from logs made
     printable.
     """
@@ -280,9 +334,16 @@ def _ranks(cell: Cell, logs: Mapping[int, RankLog]) -> list[Document]:
                         for name, version in (hello.versions if hello else ())
                     },
                     **_computes(ready),
+                    **_dropped(statuses.get(launch.node_rank), rank),
                 }
             )
     return ranks
+
+
+def _dropped(status: NodeStatus | StatusProblem | None, rank: int) -> Document:
+    """How much of what a rank printed is missing between both ends; nothing where all of it is there."""
+    found = status.rank(rank) if isinstance(status, NodeStatus) else None
+    return {"dropped_bytes": found.dropped_bytes} if found and found.dropped_bytes else {}
 
 
 def _computes(ready: Ready | None) -> Document:

@@ -5,6 +5,7 @@
     E103 not YAML, not UTF-8         E108 wrong type or value
     E104 duplicate key               E109 missing key
     E105 anchor, alias, tag, merge   E110 keys that contradict each other
+    E220 a <changeme> of `nx8 init`
     E602 a stored JSON file of ours that cannot be read
 
 source.py reads the text, scalars.py decides what a bare word means, nodes.py makes the tree, judge.py asks
@@ -21,11 +22,11 @@ from pydantic_core import from_json
 from orchestrator import text
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.load.judge import adapter, judge
+from orchestrator.load.nodes import CHANGEME as CHANGEME
 from orchestrator.load.nodes import compose
 from orchestrator.load.source import clean, dotted, read_bytes, read_source, text_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from orchestrator.load.source import Source
@@ -63,20 +64,6 @@ def _value(source: Source, kind: type[T]) -> T:
         raise ConfigError(source.listed([*problems, *misfits]))
     assert value is not None
     return value
-
-
-def load_all(wanted: Mapping[Path, type[T]], *, shown: Callable[[Path], str] = str) -> dict[Path, T]:
-    """Every file's value. Hears all, then raises one ConfigError with the problems of all, file by file."""
-    values: dict[Path, T] = {}
-    problems: list[Problem] = []
-    for path, kind in wanted.items():
-        try:
-            values[path] = load(path, kind, shown_as=shown(path))
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return values
 
 
 def read_stored(path: Path, kind: type[T]) -> T:

@@ -15,6 +15,9 @@ from orchestrator.parse.records import (
     Fail,
     Hello,
     Memory,
+    Output,
+    OutputEnd,
+    Program,
     Ready,
     Record,
     Saved,
@@ -79,6 +82,9 @@ class RankLog:
     saved: Saved | None = None
     answers: tuple[Answered, ...] = ()
     evaluated: Evaluated | None = None
+    program: Program | None = None
+    outputs: tuple[Output, ...] = ()
+    output_end: OutputEnd | None = None
 
     @property
     def last_step(self) -> int | None:
@@ -102,6 +108,7 @@ class EventReader:
         self._nonces: list[str] = []
         self._steps: list[Step] = []
         self._answers: list[Answered] = []
+        self._outputs: list[Output] = []
         self._first: dict[type[Record], Record] = {}
         self._count_before_end: int | None = None
         self._sha256_before_end: str | None = None
@@ -165,6 +172,9 @@ class EventReader:
             saved=self._one(Saved),
             answers=tuple(self._answers),
             evaluated=self._one(Evaluated),
+            program=self._one(Program),
+            outputs=tuple(self._outputs),
+            output_end=self._one(OutputEnd),
         )
 
     def _gather(self, piece: bytes) -> None:
@@ -230,6 +240,8 @@ class EventReader:
             self._steps.append(record)
         elif isinstance(record, Answered):
             self._answers.append(record)
+        elif isinstance(record, Output):
+            self._outputs.append(record)
         elif isinstance(record, Unknown):
             self._num_unknown += 1
         elif not repeated:

@@ -141,6 +141,33 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """The host read this step's record so long after it had started the launcher."""
+
+    rank: Count
+    step: Count
+    after_s: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slow:
+    """A node, or one rank of it, that computed `factor` times as long as the faster half."""
+
+    what: Literal["node", "rank"]
+    node: str
+    rank: Count | None
+    factor: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a container came to its end, by docker's word and its launcher's together."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostSeen:
     started: bool
     not_run_reason: str | None
@@ -148,6 +175,8 @@ class HostSeen:
     launcher_wall_s: Number | None
     stopped: str | None
     detail: str
+    sighted: list[Sighting] | None = None
+    oom_killed: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +196,7 @@ class Rank:
     os: str | None
     device_name: str | None
     versions: dict[str, str | None]
+    dropped_bytes: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +241,9 @@ class Cell:
     ranks: list[Rank]
     files: list[File]
     rehearsal: str | None = None
+    degraded: list[Slow] | None = None
+    link_drops: int | None = None
+    endings: dict[str, Ending] | None = None
     document: Words | None = None
 
 
@@ -308,3 +341,51 @@ class Report:
     rows: list[ReportRow]
     documents: list[ReportDocument]
     notes: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorCheck:
+    """One thing that was looked at. `name` is the table's row; `fix_…` one line for a shell."""
+
+    name: str
+    severity: Literal["ok", "warn", "bad", "unasked"]
+    code: str | None
+    owner: Literal["node", "user", "vendor"] | None
+    text_en: str
+    text_zh: str
+    fix_en: str | None
+    fix_zh: str | None
+    shown: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorNode:
+    """`login`: the command that gets there, empty for this machine."""
+
+    name: str
+    address: str
+    login: str
+    severity: Literal["ok", "warn", "bad", "unasked"]
+    checks: list[DoctorCheck]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doctor:
+    """`nx8 doctor --json`. `usable` are the nodes that can run what is planned; `here` is about this
+    machine's own files.
+    """
+
+    schema: Literal[1]
+    cluster: str
+    vendor: str
+    device: str
+    num_nodes: Count
+    devices_per_node: Count
+    rehearsal: bool
+    at_utc: str
+    seconds: Number
+    severity: Literal["ok", "warn", "bad", "unasked"]
+    exit_code: Literal[0, 3]
+    usable: list[str]
+    here: list[DoctorCheck]
+    nodes: list[DoctorNode]

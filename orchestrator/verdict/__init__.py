@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from orchestrator.parse.events import RankLog
+    from orchestrator.parse.program import ProgramLog
     from orchestrator.parse.records import Saved
+    from orchestrator.parse.stacks import Stand
     from orchestrator.parse.status import NodeStatus, StatusProblem
     from orchestrator.plan import Cell
     from orchestrator.verdict.order import Lists
@@ -55,9 +57,11 @@ def judge(
     *,
     lists: Lists | None = None,
     before: Saved | None = None,
+    programs: Mapping[int, ProgramLog] | None = None,
+    stands: Mapping[int, Stand] | None = None,
 ) -> Judgement:
     """The verdict on `cell`. `logs` by rank, `statuses` by node rank; a missing file is absent from them.
-    `lists` and `before` are as Evidence has them.
+    `lists`, `before`, `programs` and `stands` are as Evidence has them.
 
     Never raises on what ranks and launchers wrote.
     """
@@ -65,7 +69,16 @@ def judge(
         reason = host.not_run_reason or "never started"
         proofs = unproven("the cell was not run", cell=cell)
         return Judgement(verdict=Verdict.NOT_RUN, reasons=(reason,), proofs=proofs)
-    evidence = Evidence(cell=cell, logs=logs, statuses=statuses, host=host, lists=lists, before=before)
+    evidence = Evidence(
+        cell=cell,
+        logs=logs,
+        statuses=statuses,
+        host=host,
+        lists=lists,
+        before=before,
+        programs=programs or {},
+        stands=stands or {},
+    )
     proofs = examine(evidence)
     failed = failure(evidence)
     if failed is not None:

@@ -96,7 +96,7 @@ def probe(data: bytes) -> None:
 
 
 def engine(data: bytes) -> None:
-    for read in (docker.read_inspect, docker.read_image, docker.read_images, docker.read_version):
+    for read in (docker.read_inspect, docker.read_image, docker.read_version):
         read(data)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-ROW = re.compile(r"^\| (E\d{3}) \| (.+) \| (\d{1,3}(?:, \d{1,3})*) \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (E\d{3}) \| (.+) \| (\d{1,3}(?:, \d{1,3})*|–) \|$", re.MULTILINE)
 CODE = re.compile(r"E\d{3}")
 
 EXITS = {
@@ -99,7 +99,8 @@ def adopt() -> list[str]:
     said = []
     for code, title, number in sorted(ROW.findall((DOCS / "errors.md").read_text("utf-8"))):
         if code not in known:
-            first, *others = (int(one) for one in number.split(", "))
+            # A dash is a message that changes no exit code.
+            first, *others = (int(one) for one in number.replace("–", "0").split(", "))
             exits = {"exit": first, "also": others} if others else {"exit": first}
             write_entry(code, {**exits, "since": since, "en": {"title": title}})
             said.append(f"{code}: taken over from docs/errors.md")

@@ -39,7 +39,7 @@ COMMON = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verb:
-    """A command that does something, or (`leaf` false) a group of such."""
+    """A command that does something by itself, or (`leaf` false) a group of such alone."""
 
     words: tuple[str, ...]
     command: click.Command
@@ -51,7 +51,7 @@ class Verb:
 
     @property
     def leaf(self) -> bool:
-        return not isinstance(self.command, click.Group)
+        return not isinstance(self.command, click.Group) or self.command.invoke_without_command
 
     @property
     def context(self) -> click.Context:

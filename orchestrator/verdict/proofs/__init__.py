@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.verdict.proofs import places, records, stages, training
+from orchestrator.verdict.proofs import external, places, records, stages, training
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,8 @@ class Proof:
 
 def examine(evidence: Evidence) -> tuple[Proof, ...]:
     """Every proof that the cell needs, in the order of the contract."""
-    return tuple(_proof(name, *_PROOFS[name](evidence)) for name in _needed(evidence.cell))
+    proofs = _PROOFS if evidence.cell.job.program is None else _OF_PROGRAMS
+    return tuple(_proof(name, *proofs[name](evidence)) for name in _needed(evidence.cell))
 
 
 def unproven(detail: str, *, cell: Cell | None = None) -> tuple[Proof, ...]:
@@ -38,6 +39,10 @@ def unproven(detail: str, *, cell: Cell | None = None) -> tuple[Proof, ...]:
 
 def _needed(cell: Cell | None) -> list[str]:
     """Only what is trained in stages, or begins with stored weights, has something to prove about them."""
+    if cell is None:
+        return list({**_PROOFS, **_OF_PROGRAMS})
+    if cell.job.program is not None:
+        return list(_OF_PROGRAMS)
     absent = set()
     if cell is not None and cell.job.trainable is None:
         absent.add("trained_part")
@@ -78,6 +83,27 @@ _PROOFS: dict[str, Callable[[Evidence], Finding]] = {
     "wall_clock": training.wall_clock,
     "window_covered": training.window_covered,
     "mfu_possible": training.mfu_possible,
+}
+
+#: Of an external program, which states less: docs/external.md says what each can prove.
+_OF_PROGRAMS: dict[str, Callable[[Evidence], Finding]] = {
+    "all_ranks_reported": records.all_ranks_reported,
+    "records_intact": records.records_intact,
+    "nonce": records.nonce,
+    "end_records": records.end_records,
+    "exit_codes": records.exit_codes,
+    "program": external.program,
+    "program_data": external.program_data,
+    "output_intact": external.output_intact,
+    "log_whole": external.log_whole,
+    "log_settings": external.log_settings,
+    "steps_reached": training.steps_reached,
+    "window_complete": training.window_complete,
+    "losses_finite": external.losses_finite,
+    "consumed_samples": external.consumed_samples,
+    "step_times": external.step_times,
+    "wall_clock": external.wall_clock,
+    "mfu_possible": external.mfu_possible,
 }
 
 

@@ -83,7 +83,8 @@ def _end_fault(evidence: Evidence, log: RankLog) -> str | None:
         return (
             f"SHA-256 {short_digest(end.sha256)} stated, {short_digest(log.sha256_before_end)} of the bytes"
         )
-    if end.steps != evidence.cell.job.steps.total:
+    # Who observes an external program does not count its steps: its log says them.
+    if evidence.cell.job.program is None and end.steps != evidence.cell.job.steps.total:
         return f"its end record states {end.steps} steps of {evidence.cell.job.steps.total}"
     if status is None:
         return "status.json does not list it"
@@ -113,6 +114,10 @@ def exit_codes(evidence: Evidence) -> Finding:
                 how = f"signal {visible(rank.signal, limit=40)}" if rank.signal else f"exit {rank.exit_code}"
                 by = ", stopped by the launcher" if rank.killed else ""
                 faults.append(f"rank {rank.rank}: {how}{by}")
+    faults += [
+        f"{visible(node, limit=60)}: docker says OOMKilled, whatever the exit code"
+        for node in evidence.host.oom_killed
+    ]
     if evidence.host.launcher_exit != 0:
         faults.append(f"launcher: exit {evidence.host.launcher_exit}")
     return faults, f"{len(evidence.ranks)} ranks and the launcher: exit 0"

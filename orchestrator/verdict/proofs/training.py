@@ -12,7 +12,7 @@ from orchestrator.metrics.summary import NoValueError
 from orchestrator.metrics.window import coverage
 from orchestrator.parse.visible import short_digest
 from orchestrator.plan import to_json
-from orchestrator.verdict.proofs import stages
+from orchestrator.verdict.proofs import clocks, stages
 from orchestrator.verdict.proofs.stages import differences
 
 if TYPE_CHECKING:
@@ -87,9 +87,14 @@ def losses_finite(evidence: Evidence) -> Finding:
     return faults, f"{num_losses} losses, every one a finite number"
 
 
+def job_sha256(planned: Job) -> str:
+    """Of the bytes of job.json."""
+    return hashlib.sha256(to_json(planned).encode("utf-8")).hexdigest()
+
+
 def job(evidence: Evidence) -> Finding:
     """Every rank read exactly the job of the plan, and trained at its learning rate."""
-    wanted = hashlib.sha256(to_json(evidence.cell.job).encode("utf-8")).hexdigest()
+    wanted = job_sha256(evidence.cell.job)
     optimizer, total = evidence.cell.job.optimizer, evidence.cell.job.steps.total
     faults = []
     for rank in evidence.ranks:
@@ -253,9 +258,10 @@ def wall_clock(evidence: Evidence) -> Finding:
     if host_wall_s is None:
         faults.append("the host did not see how long the launcher lived")
     for node in evidence.nodes:
-        faults += _launcher_faults(evidence, node, host_wall_s)
+        faults += launcher_faults(evidence, node, host_wall_s)
     for rank in evidence.ranks:
-        faults += _step_faults(evidence, rank)
+        faults += step_faults(evidence, rank)
+    faults += clocks.seen_early(evidence) + clocks.left_late(evidence)
     longest_s = max(
         (sum(step.duration_s for step in evidence.steps(rank)) for rank in evidence.ranks), default=0.0
     )
@@ -266,7 +272,7 @@ def wall_clock(evidence: Evidence) -> Finding:
     )
 
 
-def _launcher_faults(evidence: Evidence, node: int, host_wall_s: float | None) -> list[str]:
+def launcher_faults(evidence: Evidence, node: int, host_wall_s: float | None) -> list[str]:
     status = evidence.status(node)
     if status is None:
         return [f"node {node}: {evidence.no_status(node)}"]
@@ -281,7 +287,7 @@ def _launcher_faults(evidence: Evidence, node: int, host_wall_s: float | None) -
     return faults
 
 
-def _step_faults(evidence: Evidence, rank: int) -> list[str]:
+def step_faults(evidence: Evidence, rank: int) -> list[str]:
     """Steps outside the launcher's life, or records written before what they tell had happened."""
     status, steps = evidence.status(evidence.node_of(rank)), evidence.steps(rank)
     faults = []
