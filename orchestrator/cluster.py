@@ -180,6 +180,16 @@ class Cluster:
                     "more than one node needs `interface`: the network device ranks talk through"
                 )
 
+    def on(self, names: tuple[str, ...]) -> Cluster:
+        """The same cluster on the nodes of these names alone, spares among them, in this order. Raises
+        ValueError for a name that it does not have.
+        """
+        known = {node.name: node for node in (*self.nodes, *self.spares)}
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            raise ValueError(f"no node {', '.join(unknown)}; there are {', '.join(known)}")
+        return replace(self, nodes=tuple(known[name] for name in names), spares=())
+
     @property
     def scale(self) -> str:
         """Device and size, as configs are named: `<device>x<nodes>x<devices>`, for example A800x1x8."""

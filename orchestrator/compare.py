@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.messages import Language, say
 from orchestrator.parse.visible import visible
-from orchestrator.published import findings_of
+from orchestrator.published import findings_of, lint
 from orchestrator.published.markup import plain
-from orchestrator.published.storing import Shelf, findings
+from orchestrator.published.storing import Shelf, known_devices
 from orchestrator.published.words import flops_multiplier, folded, nominal_parameters
 from orchestrator.report.escape import markdown
 from orchestrator.report.numbers import gib, per_cent, significant
@@ -27,7 +27,7 @@ from orchestrator.results import RunFolder, read_result
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from orchestrator.published import Column, Document, Finding, Row
+    from orchestrator.published import Column, Document, Finding, KnownDevice, Row
     from orchestrator.workspace import Workspace
 
 SCHEMA = "nx8.compare/1"
@@ -143,14 +143,13 @@ def sides_of(names: Sequence[str], workspace: Workspace) -> tuple[Side, ...]:
 def _named(name: str, workspace: Workspace) -> list[Side]:
     if not name.startswith(PUBLISHED):
         folder = RunFolder.find(workspace.runs, name)
-        return _of_run(folder.run_id, read_result(folder))
+        return sides_of_run(folder.run_id, read_result(folder))
     document_name, slash, row = name.removeprefix(PUBLISHED).partition("/")
     document = Shelf.of(workspace).read(document_name)
-    found = findings(document, workspace)
-    rows = list(enumerate(document.rows, start=1))
+    sides = sides_of_published(document_name, document, known_devices(workspace))
     if slash:
-        rows = [(number, one) for number, one in rows if row == str(number)]
-    if not rows:
+        sides = [side for side in sides if side.row == row]
+    if not sides:
         count = len(document.rows)
         raise ConfigError(
             Problem(
@@ -159,10 +158,23 @@ def _named(name: str, workspace: Workspace) -> list[Side]:
                 help=f"published:{document_name}/1 is its first",
             )
         )
-    return [_of_row(document_name, number, document, one, found) for number, one in rows]
+    return sides
 
 
-def _of_run(run_id: str, result: Mapping[str, Any]) -> list[Side]:
+def sides_of_published(name: str, document: Document, known: tuple[KnownDevice, ...]) -> list[Side]:
+    """Every row of a published document, with what is wrong with it by today's peaks."""
+    found = lint(document, known=known)
+    rows = enumerate(document.rows, start=1)
+    return [_of_row(name, number, document, one, found) for number, one in rows]
+
+
+def same_case(one: str | None, other: str | None) -> bool:
+    """Whether two names are of one case: published documents write them in their own ways."""
+    return _key(one or "") == _key(other or "")
+
+
+def sides_of_run(run_id: str, result: Mapping[str, Any]) -> list[Side]:
+    """Every cell of a result. Raises ConfigError (E825) for one of other shape."""
     try:
         json.dumps(result, allow_nan=False)
         return [_of_cell(run_id, cell) for cell in result["cells"]]
@@ -334,7 +346,7 @@ def _differences(first: Side, side: Side) -> Iterator[Note]:
             who = "each" if len(silent) == 2 else "first" if silent == ["1"] else "other"
             yield Note(key="compare.not_said", values={"name": name, "side": who})
         elif name == "case":
-            yield from _unlike(name, one, other, same=_key(one or "") == _key(other or ""))
+            yield from _unlike(name, one, other, same=same_case(one, other))
         else:
             yield from _unlike(name, one, other)
     for name in WHERE_SAID:
@@ -429,8 +441,8 @@ _BEFORE = ("compare.column.number", "compare.column.source", "compare.column.con
 _AFTER = ("compare.column.speed_ratio", "compare.column.mfu_ratio")
 
 
-def markdown_text(table: Sequence[Compared], language: Language = "zh") -> str:
-    """The table, and under it why each ratio that is not there is not there."""
+def cells_of(table: Sequence[Compared], language: Language) -> tuple[list[str], list[list[str]]]:
+    """The headings and the rows below them, as plain text."""
     columns = [column for column in METRICS if _shown(column, table)]
     headings = [
         *(say(key, language) for key in _BEFORE),
@@ -439,7 +451,12 @@ def markdown_text(table: Sequence[Compared], language: Language = "zh") -> str:
         *(say(f"column.{name}", language) for name in columns),
         *(say(key, language) for key in _AFTER),
     ]
-    rows = [_row(number, one, columns) for number, one in enumerate(table, start=1)]
+    return headings, [_row(number, one, columns) for number, one in enumerate(table, start=1)]
+
+
+def markdown_text(table: Sequence[Compared], language: Language = "zh") -> str:
+    """The table, and under it why each ratio that is not there is not there."""
+    headings, rows = cells_of(table, language)
     lines = [f"# {say('compare.title', language)}", "", _line(headings), "|" + " --- |" * len(headings)]
     lines += [_line(row) for row in rows]
     lines += ["", say("compare.reference", language), ""]

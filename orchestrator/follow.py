@@ -390,7 +390,7 @@ def follow(
             )
         elif launcher.exit_code() is None:
             stopped = pace.overdue(clock())
-            if stopped is not None:
+            if stopped is not None and stopped.why != "time_limit":
                 launcher.examine()  # what stands still is looked at before it is ended
     launcher.stop()
     eyes.look(clock(), watcher, last=True)

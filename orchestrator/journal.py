@@ -31,6 +31,8 @@ class Journal:
         self.path = path
         self._fd = descriptor
         self._number = number
+        #: Why an entry could not be written: the run goes on, but nobody can go on with it.
+        self.trouble: str | None = None
         # A signal may come while we write, and be written down too.
         self._lock = threading.RLock()
 
@@ -51,8 +53,10 @@ class Journal:
         return journal
 
     def add(self, event: str, **fields: Any) -> None:
-        """Durable when this returns."""
+        """Durable when this returns, unless there is `trouble`."""
         with self._lock:
+            if self._fd < 0:
+                return  # a thread that outlives the run
             entry = {
                 "n": self._number,
                 "event": event,
@@ -61,12 +65,17 @@ class Journal:
                 "boot_id": facts.boot_id(),
                 **fields,
             }
-            os.write(self._fd, json.dumps(entry, allow_nan=False).encode() + b"\n")
-            os.fsync(self._fd)
+            try:
+                os.write(self._fd, json.dumps(entry, allow_nan=False).encode() + b"\n")
+                os.fsync(self._fd)
+            except OSError as error:
+                self.trouble = self.trouble or f"{self.path}: {error.strerror}"
             self._number += 1
 
     def close(self) -> None:
-        os.close(self._fd)
+        with self._lock:
+            os.close(self._fd)
+            self._fd = -1
 
     def __enter__(self) -> Self:
         return self

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import Nx8Error
 from orchestrator.node import keeper_source
-from orchestrator.remote.patience import is_lost, pauses
+from orchestrator.remote.patience import is_lost, patiently, pauses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,8 @@ class Lease:
 
     def take(self) -> Locked:
         """Takes the node's lock, or finds that it is ours already; begins to renew. Raises RemoteError."""
-        sent_s = time.monotonic()
+        sent_s = self._renewed_s = time.monotonic()
+        self.remote.hopeful = self.hopeful
         locked = self.remote.lock_dir(LOCK, self.owner, keeper=keeper_source())
         if locked.won:
             self._renewed_s = sent_s
@@ -78,7 +79,7 @@ class Lease:
 
     def resume(self) -> str | None:
         """Goes on with a lock that our run took before. Why that is not possible, or None."""
-        self.renew()
+        patiently(self.renew, hopeful=self.hopeful)
         if self.lost is None:
             self._begin()
         return self.lost
@@ -86,7 +87,7 @@ class Lease:
     def watch(self, *files: str) -> None:
         """The files in jobs' folders whose text changes with the counter; made now. Raises RemoteError."""
         self.files = files
-        self.renew()
+        patiently(self.renew, hopeful=self.hopeful)
 
     def renew(self) -> None:
         """One renewal, now. Raises RemoteError."""
@@ -108,11 +109,6 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-
-    def release(self) -> bool:
-        """Gives the node free; False where the lock was not ours any more. Raises RemoteError."""
-        self.pause()
-        return self.remote.unlock_dir(LOCK, self.owner)
 
     def _begin(self) -> None:
         if self._thread is not None:

@@ -13,6 +13,7 @@ from orchestrator.errors import ConfigError, PreflightError, Problem
 from orchestrator.journal import Journal, Past, read
 from orchestrator.load import read_stored
 from orchestrator.plan import Plan
+from orchestrator.planner import is_proxy, needs_of_plan
 from orchestrator.run import (
     Going,
     Phases,
@@ -23,6 +24,7 @@ from orchestrator.run import (
     not_run,
     reported,
     runner_of,
+    told_of,
 )
 from orchestrator.selection import select
 from orchestrator.sources import prepared
@@ -53,6 +55,7 @@ def resume(workspace: Workspace, folder: RunFolder, *, view: View, signals: Sign
             cases=tuple(dict.fromkeys(cell.case for cell in planned.cells)),
             vendor=planned.vendor,
             cluster=planned.cluster,
+            nodes=tuple(dict.fromkeys(one.node for cell in planned.cells for one in cell.launches)),
         )
         runner = exits.enter_context(runner_of(workspace, selection, view, signals))
         going = Going(
@@ -71,14 +74,15 @@ def resume(workspace: Workspace, folder: RunFolder, *, view: View, signals: Sign
             fresh = past.images is None
             if fresh:
                 prepared(selection, data_dir(workspace, selection), write=True)
-            engines = {cell.job.engine for cell in planned.cells}
-            contexts = contexts_for(workspace, selection, engines) if fresh else {}
+            needs = needs_of_plan(planned, proxy=is_proxy(selection))
+            contexts = contexts_for(workspace, selection, needs) if fresh else {}
             unchanged(planned, {engine: one.sha256 for engine, one in contexts.items()})
             about["images"] = runner.prepare(
                 planned, folder, contexts, data_dir(workspace, selection), journal=journal, past=past
             )
         with closing(going):
             finished(going)
+    told_of(folder, workspace, view)
 
 
 @contextmanager

@@ -7,21 +7,23 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from orchestrator import __version__, facts, failpoints
+from orchestrator import __version__, ceilings, facts, failpoints, history
+from orchestrator.attempts import attempted
 from orchestrator.derive import derive, render
-from orchestrator.errors import Nx8Error, PreflightError, Problem, Stopped
+from orchestrator.errors import ConfigError, Nx8Error, PreflightError, Problem, Stopped
 from orchestrator.follow import follow
 from orchestrator.journal import Journal, Past
 from orchestrator.launch import launched
 from orchestrator.parse.strict import Fields
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Options, Sources, engine_of, plan
+from orchestrator.planner import Options, Sources, needs_of, plan
 from orchestrator.report.markdown import report_text
 from orchestrator.results import RunFolder, serialise, write_atomic
 from orchestrator.selection import Selection, select
@@ -32,7 +34,7 @@ from orchestrator.verdict import HostSeen
 from orchestrator.verdict.evidence import host_seen
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -50,6 +52,12 @@ class Request:
     vendor: str | None
     cluster: str | None
     options: Options
+    #: Nodes of the cluster and its spares to run on, in order; all of the cluster where none is named.
+    nodes: tuple[str, ...] = ()
+    #: Stages to run; all where none is named.
+    stages: tuple[str, ...] = ()
+    #: Why these nodes: what stands in the result about nodes that were left out or replaced.
+    staffing: Mapping[str, object] | None = None
 
 
 @dataclass(slots=True)
@@ -155,10 +163,16 @@ def run(
     """
     phases = Phases()
     with phases.measure("plan"):
-        selection = select(workspace, cases=request.cases, vendor=request.vendor, cluster=request.cluster)
+        selection = select(
+            workspace,
+            cases=request.cases,
+            vendor=request.vendor,
+            cluster=request.cluster,
+            nodes=request.nodes,
+        )
         sources = prepared(selection, data_dir(workspace, selection), write=True)
         contexts = contexts_of(workspace, selection, request.options)
-        planned = planned_for(workspace, selection, sources, contexts, request.options)
+        planned = only(planned_for(workspace, selection, sources, contexts, request.options), request.stages)
     with phases.measure("facts"):
         host, source = facts.host(), facts.source(workspace.home)
     about: dict[str, object] = {
@@ -168,15 +182,19 @@ def run(
         "host": asdict(host),
         "nodes": {},
         "images": {},
+        "ceilings": ceilings.known(workspace.home, selection),
         "git": asdict(source),
         "cells": {},
         "containers": {},
+        **({} if request.staffing is None else {"staffing": dict(request.staffing)}),
     }
     # The journal hears also how the nodes are let go.
     with ExitStack() as last, ExitStack() as exits:
         with phases.measure("connect"):
             runner = exits.enter_context(runner_of(workspace, selection, view, signals))
-            about["nodes"] = runner.looked_at(planned)
+            about["nodes"], about["attempts"] = attempted(
+                "connect", lambda: runner.looked_at(planned), say=view.phase
+            )
         folder = opened(workspace, planned, sources, {**about, **timing(phases)})
         journal = last.enter_context(Journal.open(folder.journal))
         failpoints.passed("run.opened")
@@ -198,7 +216,18 @@ def run(
             )
         with closing(going):
             finished(going)
+    told_of(folder, workspace, view)
     return folder
+
+
+def told_of(folder: RunFolder, workspace: Workspace, view: View) -> None:
+    """Takes a run that has ended into the history and writes its page; neither can make it fail."""
+    from orchestrator.page import write_page  # nothing before here needs it
+
+    if line := history.remember(workspace.results):
+        view.phase("history", line)
+    if why := write_page(folder, workspace):
+        view.phase("report", f"no report.html: {why}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,19 +279,21 @@ def finished(going: Going) -> None:
         going.about["containers"] = going.runner.containers()
         reported(going.folder, going.planned, going.about, going.phases)
     failpoints.passed("reported")
+    if going.journal.trouble is not None:
+        going.view.phase("warning", f"the journal could not be written: {going.journal.trouble}")
     caught = going.signals.caught
     going.journal.add("closed", state="finished" if caught is None else "stopped")
 
 
 def contexts_of(workspace: Workspace, selection: Selection, options: Options) -> dict[str, Context]:
     """What the image of each engine that is asked for is built from."""
-    return contexts_for(
-        workspace, selection, {engine_of(chosen, selection, options) for chosen in selection.cases}
-    )
+    return contexts_for(workspace, selection, needs_of(selection, options))
 
 
-def contexts_for(workspace: Workspace, selection: Selection, engines: Collection[str]) -> dict[str, Context]:
-    """What the images of `engines` are built from; nothing where no image is needed."""
+def contexts_for(
+    workspace: Workspace, selection: Selection, needs: Mapping[str, Collection[str]]
+) -> dict[str, Context]:
+    """What the image of each engine is built from, with what its works need; nothing without images."""
     if selection.cluster.transport == "local":
         return {}
     from orchestrator.render import context
@@ -275,8 +306,9 @@ def contexts_for(workspace: Workspace, selection: Selection, engines: Collection
             engine=engine,
             site=selection.cluster.site,
             rehearsal=selection.cluster.rehearsal,
+            needs=needs[engine],
         )
-        for engine in sorted(engines)
+        for engine in sorted(needs)
     }
 
 
@@ -323,6 +355,39 @@ def planned_for(
         contexts=contexts,
         options=options,
     )
+
+
+def only(planned: Plan, stages: tuple[str, ...]) -> Plan:
+    """The plan's cells of these stages; of all where none is named.
+
+    Raises ConfigError (E741) for a stage that no cell has, or one that begins with what another stage leaves.
+    """
+    if not stages:
+        return planned
+    cells = tuple(cell for cell in planned.cells if cell.stage in stages)
+    there = {cell.cell_id for cell in cells}
+    problems = [
+        Problem(
+            code="E741",
+            message=f"{cell.cell_id} begins with what {cell.handed.cell_id} leaves, which is not asked for",
+            help="name the stages before it as well",
+        )
+        for cell in cells
+        if cell.handed is not None and cell.handed.cell_id not in there
+    ]
+    missing = sorted(set(stages) - {cell.stage for cell in cells})
+    if missing:
+        known = sorted({cell.stage for cell in planned.cells if cell.stage})
+        problems.append(
+            Problem(
+                code="E741",
+                message=f"no cell has the stage {', '.join(missing)}",
+                help=f"stages: {', '.join(known) or 'none, leave them away'}",
+            )
+        )
+    if problems:
+        raise ConfigError(problems)
+    return replace(planned, cells=cells)
 
 
 def master_address(selection: Selection) -> str | None:

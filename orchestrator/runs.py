@@ -60,7 +60,7 @@ def stand_of(folder: RunFolder) -> Stand:
     done = len(past.ended)
     return Stand(
         run_id=folder.run_id,
-        state=_state(folder, past, who),
+        state=_state(folder, past, who, here=planned.transport == "local"),
         cluster=planned.cluster,
         nodes=tuple(dict.fromkeys(one.node for cell in planned.cells for one in cell.launches)),
         cells=f"{done}/{len(planned.cells)}",
@@ -70,13 +70,14 @@ def stand_of(folder: RunFolder) -> Stand:
     )
 
 
-def _state(folder: RunFolder, past: Past, who: Controller | None) -> State:
+def _state(folder: RunFolder, past: Past, who: Controller | None, *, here: bool) -> State:
+    """`here`: on this machine alone, where ranks end with their controller."""
     if who is None:
         return "finished" if folder.result.is_file() else "unknown"
     if who.alive:
         return "running"
     ends: tuple[State, ...] = ("finished", "stopped", "failed", "lost", "left")
-    return next((state for state in ends if state == past.closed), "orphaned")
+    return next((state for state in ends if state == past.closed), "lost" if here else "orphaned")
 
 
 def stands(workspace: Workspace) -> tuple[Stand, ...]:

@@ -46,18 +46,25 @@ class Selection:
 
 
 def select(
-    workspace: Workspace, *, cases: tuple[str, ...], vendor: str | None, cluster: str | None
+    workspace: Workspace,
+    *,
+    cases: tuple[str, ...],
+    vendor: str | None,
+    cluster: str | None,
+    nodes: tuple[str, ...] = (),
 ) -> Selection:
     """Reads the cluster, its vendor, and the cases with their config for that device and scale.
 
     Without `cluster`, the only cluster file of that vendor, or of several the only one that all the cases
     have a config for (`local` where no vendor is named either); without `cases`, every case that has a config
-    for it. `CASE:LABEL` is one of several configs of a device and scale. Raises one ConfigError that lists
-    all that is missing or wrong.
+    for it. `CASE:LABEL` is one of several configs of a device and scale; `nodes` are those of the cluster and
+    its spares to use, without any all of the cluster. Raises one ConfigError that lists all that is missing
+    or wrong.
     """
     problems: list[Problem] = []
     where = _site(workspace, vendor=vendor, cluster=cluster, cases=cases, problems=problems)
     cluster_name, site, vendor_name, stack = where
+    site = _on(site, nodes, problems)
     chosen = _cases(workspace, cases, site, problems)
     if problems or site is None or stack is None or cluster_name is None or vendor_name is None:
         raise ConfigError(_once(problems))
@@ -119,6 +126,17 @@ def _site(
             )
         )
     return cluster_name, site, vendor_name, stack
+
+
+def _on(site: Cluster | None, nodes: tuple[str, ...], problems: list[Problem]) -> Cluster | None:
+    """The cluster on the nodes that were named, or as it is."""
+    if site is None or not nodes:
+        return site
+    try:
+        return site.on(nodes)
+    except ValueError as error:
+        problems.append(Problem(code="E112", message=str(error), help="spell them as in the cluster file"))
+        return None
 
 
 def _once(problems: list[Problem]) -> list[Problem]:

@@ -257,6 +257,14 @@ def test_a_node_all_of_whose_ranks_are_slow_is_one_slow_node() -> None:
     assert one.factor == pytest.approx(1.6, rel=0.1)
 
 
+def test_stages_of_a_pipeline_are_held_against_themselves_alone() -> None:
+    times = own(random.Random(1), [1.0, 1.0, 2.0, 2.0, 1.0, 1.3], steps=30, cv=0.03)
+    nodes = nodes_of(6, 2)
+    stages = ((0, 1), (2, 3), (4, 5))
+    assert [one.rank for one in slow_ones(times, nodes, step_s=1.0, peers=stages)] == [5]
+    assert {one.node for one in slow_ones(times, nodes, step_s=1.0)} == {"node1", "node2"}
+
+
 def test_a_trifle_of_a_step_delays_nobody() -> None:
     times = own(random.Random(1), [1.0, 1.5], steps=30, cv=0.01)
     assert slow_ones(times, {"a": [0, 1]}, step_s=1.0)

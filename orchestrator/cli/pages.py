@@ -43,10 +43,12 @@ PAGES: dict[str, Page] = {
         examples=(
             ("nx8 doctor --cluster NAME", "every node, a table and what mends each problem"),
             ("nx8 doctor llama2_7b --cluster NAME --json", "for a program, with this case's data and image"),
+            ("nx8 doctor --cluster NAME --deep", "then measure idle nodes: minutes"),
             ("nx8 doctor --cluster NAME --nagios", "one line for monitoring, exit 0 to 3"),
         ),
-        exits=(2, 3),
+        exits=(2, 3, 6),
         reads=(*CONFIGURATION, "data_dir of the cluster: manifests"),
+        writes=("with --deep: results/ceilings/<cluster>/<node>.json",),
     ),
     "run": Page(
         examples=(
@@ -124,10 +126,37 @@ PAGES: dict[str, Page] = {
             ("nx8 report", "the last run, as its case publishes it"),
             ("nx8 report RUN --lang en --output report.md", "a run, in English, into a file"),
             ("nx8 report RUN --format prometheus", "for the node exporter's textfile collector"),
+            (
+                "nx8 report RUN --format svg --lang en --output curves.svg",
+                "throughput and loss, as a picture",
+            ),
         ),
         exits=(2,),
-        reads=(f"{RUN}result.json",),
+        reads=(f"{RUN}result.json", f"{RUN} (html and svg: its raw files too)"),
         writes=("the FILE of --output",),
+    ),
+    "open": Page(
+        examples=(
+            ("nx8 open", "the page of the last run"),
+            ("nx8 open RUN --print", "only where it is"),
+        ),
+        reads=(RUN,),
+        writes=(f"{RUN}report.html, where it is missing or older than its result",),
+    ),
+    "site": Page(
+        examples=(
+            ("nx8 site", "an index and a page of each run"),
+            ("nx8 site --output public --runs 90", "for a web server, the newest 90 runs"),
+        ),
+        reads=("results/runs/",),
+        writes=("results/site/, or the DIR of --output",),
+    ),
+    "serve": Page(
+        examples=(
+            ("nx8 serve", "on http://127.0.0.1:8321/"),
+            ("nx8 serve --port 0", "on a free port, which it prints"),
+        ),
+        reads=("results/runs/",),
     ),
     "parse": Page(
         examples=(
@@ -256,6 +285,70 @@ PAGES: dict[str, Page] = {
         examples=(("nx8 lab status", "which nodes run; exit 3 when one does not answer"),),
         exits=(2, 3),
         reads=("results/lab/<name>/",),
+    ),
+    "nightly run": Page(
+        examples=(
+            ("nx8 nightly run rehearsal --cluster local", "how a night goes, on this machine"),
+            ("nx8 nightly run nightly --cluster NAME --quiet", "as a timer calls it"),
+            ("nx8 nightly run nightly --cluster NAME --budget 6h --json", "six hours at most, for a program"),
+        ),
+        exits=(1, 2, 3, 4, 5, 6, 7),
+        reads=("cases/suites/<suite>.yaml", *CONFIGURATION, "results/history.sqlite"),
+        writes=(RUN, "results/nightly/<suite>/", "results/history.sqlite", "the DIR of --textfile"),
+    ),
+    "nightly install": Page(
+        examples=(
+            ("nx8 nightly install nightly --cluster NAME --dry-run", "print the systemd units"),
+            ("nx8 nightly install nightly --cluster NAME --at 03:30", "write them"),
+            ("nx8 nightly install nightly --cluster NAME --cron", "a file of cron instead"),
+        ),
+        reads=("cases/suites/<suite>.yaml", "cluster/<name>.yaml"),
+        writes=("/etc/systemd/system, ~/.config/systemd/user, /etc/cron.d or the folder of --dir",),
+    ),
+    "history list": Page(
+        examples=(
+            ("nx8 history list", "cells of the newest runs; `nx8 history` is the same"),
+            ("nx8 history list --case llama2_7b -n 50 --json", "of one case, for a program"),
+        ),
+        reads=("results/runs/", "results/history.sqlite"),
+        writes=("results/history.sqlite",),
+    ),
+    "history rebuild": Page(
+        examples=(("nx8 history rebuild", "history.sqlite anew, from the run folders"),),
+        reads=("results/runs/", "results/archive/"),
+        writes=("results/history.sqlite, and the old one as history.sqlite.old",),
+    ),
+    "trend": Page(
+        examples=(
+            ("nx8 trend", "each series with its band"),
+            ("nx8 trend llama2_7b --metric loss -n 30", "another metric, thirty points"),
+            ("nx8 trend --proxy", "also proxies and rehearsals, each of its own kind"),
+        ),
+        reads=("results/runs/", "results/history.sqlite"),
+        writes=("results/history.sqlite",),
+    ),
+    "show": Page(
+        examples=(
+            ("nx8 show", "the last run beside its history"),
+            ("nx8 show RUN --json", "every change since the last good run"),
+        ),
+        reads=("results/runs/", "results/history.sqlite"),
+        writes=("results/history.sqlite",),
+    ),
+    "accept": Page(
+        examples=(('nx8 accept RUN --reason "driver 470.161.03"', "a new baseline begins with it"),),
+        exits=(2, 4),
+        reads=(f"{RUN}result.json",),
+        writes=(f"{RUN}accepted.json", "results/history.sqlite"),
+    ),
+    "gc": Page(
+        examples=(
+            ("nx8 gc --keep 90d --dry-run", "what would go, and why the rest stays"),
+            ("nx8 gc --keep 30", "keep the newest thirty of every series"),
+        ),
+        exits=(2, 4),
+        reads=("results/runs/",),
+        writes=("results/archive/", "removes folders of results/runs/"),
     ),
     "explain": Page(
         examples=(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["md", "csv", "json", "junit", "prometheus", "mllog"]),
+    type=click.Choice(["md", "html", "svg", "csv", "json", "junit", "prometheus", "mllog"]),
     default="md",
     show_default=True,
     help="Form of the output.",
@@ -44,8 +44,15 @@ def command(
     from orchestrator.report.output import write_file, write_out
     from orchestrator.results import RunFolder, read_result
 
-    folder = RunFolder.find(workspace_of(ctx).runs, run)
-    text = document(read_result(folder), "json" if as_json else form, lang)
+    workspace = workspace_of(ctx)
+    folder = RunFolder.find(workspace.runs, run)
+    form = "json" if as_json else form
+    if form in ("html", "svg"):  # what only the raw files of a run hold
+        from orchestrator.page import curves_svg, page_of
+
+        text = page_of(folder, workspace) if form == "html" else curves_svg(folder, lang)
+    else:
+        text = document(read_result(folder), form, lang)
     if output is None or str(output) == "-":
         write_out(text)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.derive.ceiling import ceiling_of
 from orchestrator.derive.kept import evaluated, lists_of
 from orchestrator.derive.rawfiles import (
     described,
@@ -56,7 +57,7 @@ def derive(folder: RunFolder, plan: Plan, host: Mapping[str, object] | None = No
     """
     told = _host(folder) if host is None else _Host(folder.host, Fields(host))
     left: dict[str, Saved] = {}
-    cells = [_cell(folder, cell, told, left) for cell in plan.cells]
+    cells = [_cell(folder, cell, told, left, created_utc=plan.identity.created_utc) for cell in plan.cells]
     return {
         "schema": SCHEMA,
         "parser_version": PARSER_VERSION,
@@ -69,6 +70,7 @@ def derive(folder: RunFolder, plan: Plan, host: Mapping[str, object] | None = No
             "vendor": plan.vendor,
             "transport": plan.transport,
             "argv": told.value("argv"),
+            **({} if (staffing := told.value("staffing")) is None else {"staffing": staffing}),
         },
         "environment": {
             "host": told.value("host"),
@@ -76,6 +78,7 @@ def derive(folder: RunFolder, plan: Plan, host: Mapping[str, object] | None = No
             "images": told.value("images"),
             "git": told.value("git"),
         },
+        **_attempts(told),
         "phases": told.value("phases"),
         "overhead_s": told.value("overhead_s"),
         "exit_code": worst(code for _, code in cells),
@@ -154,7 +157,9 @@ def _bad_host(path: Path, why: str) -> ConfigError:
     return ConfigError(Problem(code="E706", message=f"{path}: {why}", help=help_))
 
 
-def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tuple[Document, int]:
+def _cell(
+    run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved], *, created_utc: str
+) -> tuple[Document, int]:
     """`left` has what the first ranks of the cells before this one left for it, and gets this one's."""
     folder, seen = run.cell(cell.cell_id), host.seen(cell.cell_id)
     logs, statuses = read_logs(folder, cell), read_statuses(folder, cell)
@@ -175,7 +180,8 @@ def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tu
         stands=stands,
     )
     monitors = read_monitors(folder, cell)
-    summary = summarize(cell, logs, mem_total_bytes=host.mem_total_bytes, monitors=monitors)
+    ceiling = ceiling_of(host.value("ceilings"), cell, created_utc=created_utc)
+    summary = summarize(cell, logs, mem_total_bytes=host.mem_total_bytes, monitors=monitors, ceiling=ceiling)
     evaluation: Document = {}
     if cell.key is not None:
         accuracy, evaluation = evaluated(run, cell, logs, seen)
@@ -198,6 +204,12 @@ def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tu
         "files": [described(path, folder.path) for path in regular_files(folder.path)],
     }
     return document, exit_code(judgement.verdict, seen)
+
+
+def _attempts(told: _Host) -> Document:
+    """Every try of what was tried more than once; nothing where nothing was."""
+    attempts = told.value("attempts")
+    return {"attempts": attempts} if isinstance(attempts, list | tuple) and len(attempts) > 1 else {}
 
 
 def _degraded(cell: Cell, logs: Mapping[int, RankLog], verdict: Verdict) -> Document:

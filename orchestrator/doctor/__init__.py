@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.doctor.checks import judged
-from orchestrator.doctor.checks.making import bad, both
+from orchestrator.doctor.checks.making import both, warn
 from orchestrator.doctor.expected import Expected, expected
 from orchestrator.doctor.findings import Check, Findings, NodeFindings
 from orchestrator.doctor.looking import Here, met
@@ -36,10 +36,11 @@ __all__ = ["Check", "Findings", "NodeFindings", "look"]
 
 #: All of it, in seconds: a node is named as bad by then, whatever it does or does not do.
 LIMIT_S = 15.0
-#: Of that, for reaching a node and logging in, and for nodes trying to reach each other in the end.
-CONNECT_S = 8.0
-MEET_S = 2.0
-MARGIN_S = 0.7
+#: Shares of that: reaching a node and logging in, nodes trying to reach each other in the end, and what is
+#: left over for whoever is late.
+CONNECT_SHARE = 0.55
+MEET_SHARE = 0.13
+MARGIN_SHARE = 0.045
 
 
 def look(
@@ -48,16 +49,20 @@ def look(
     cluster: str | None = None,
     vendor: str | None = None,
     cases: tuple[str, ...] = (),
+    nodes: tuple[str, ...] = (),
     limit_s: float = LIMIT_S,
 ) -> Findings:
     """Every planned node in parallel, within `limit_s`; `cases` are those whose data and images are looked
-    for, without any every case that has a config for the cluster.
+    for, without any every case that has a config for the cluster; `nodes` those of the cluster and its spares
+    that are asked, without any all of the cluster.
 
     Raises ConfigError for a cluster or vendor file that cannot be used, PreflightError (E214, E215) for files
     of SSH; whatever is wrong with nodes is in the findings.
     """
     began, at = time.monotonic(), datetime.now(UTC)
     site = site_of(workspace, vendor=vendor, cluster=cluster)
+    if nodes:
+        site = replace(site, cluster=site.cluster.on(nodes))
     wanted = expected(workspace, site, cases)
     if wanted.is_local:
         seen = [_this_machine(workspace, wanted, limit_s)]
@@ -78,9 +83,11 @@ def look(
 
 
 def _here(wanted: Expected) -> tuple[Check, ...]:
-    """What of this machine's own files would end a run before it reaches a node."""
+    """What of this machine's own files would end a run before it reaches a node: the nodes can run all the
+    same, so it is a warning.
+    """
     return tuple(
-        bad(
+        warn(
             "here",
             problem.code,
             f"本机：{problem.message}",
@@ -101,13 +108,15 @@ def _this_machine(workspace: Workspace, wanted: Expected, limit_s: float) -> See
 def _nodes(workspace: Workspace, wanted: Expected, *, limit_s: float) -> list[Seen]:
     cluster = wanted.cluster
     known = known_hosts_file(workspace, wanted.cluster_name, cluster)
-    deadline = time.monotonic() + limit_s - MARGIN_S
-    meet_s = MEET_S if len(cluster.nodes) > 1 else 0.0
+    margin_s = limit_s * MARGIN_SHARE
+    deadline = time.monotonic() + limit_s - margin_s
+    meet_s = limit_s * MEET_SHARE if len(cluster.nodes) > 1 else 0.0
     with Pool(Settings.of(cluster, known), cluster.nodes) as pool:
 
         def one(remote: Remote) -> Seen:
-            remote.connect(limit_s=CONNECT_S)
-            left_s = deadline - meet_s - time.monotonic() - MARGIN_S
+            # Before the pool's own limit: then it is said where it stalled.
+            remote.connect(limit_s=limit_s * CONNECT_SHARE)
+            left_s = deadline - meet_s - time.monotonic() - margin_s
             return looked_at(remote, wanted, base=_base(remote), limit_s=left_s)
 
         found = pool.settle(one, limit_s=deadline - meet_s - time.monotonic())
@@ -139,7 +148,7 @@ def _met(pool: Pool, seen: dict[str, Seen], wanted: Expected, deadline: float) -
 
     def one(remote: Remote) -> Any:
         try:
-            return met(remote, wanted, peers, min(MEET_S, limit_s))
+            return met(remote, wanted, peers, limit_s * 0.7)
         except (ValueError, KeyError, TypeError) as error:
             return str(error)
 

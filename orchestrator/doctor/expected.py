@@ -14,7 +14,7 @@ from orchestrator.errors import ConfigError, Nx8Error, Problem
 from orchestrator.images.build import labels
 from orchestrator.load import read_stored
 from orchestrator.multimodal.preparedset import MANIFEST
-from orchestrator.planner import Options, engine_of, works_of
+from orchestrator.planner import Options, needs_of, works_of
 from orchestrator.run import contexts_of, data_dir
 from orchestrator.selection import select
 from orchestrator.vendors import Device, Vendor
@@ -79,7 +79,7 @@ def expected(workspace: Workspace, site: Site, cases: tuple[str, ...]) -> Expect
     engines: set[str] = set()
     try:
         selection = select(workspace, cases=cases, vendor=site.vendor_name, cluster=site.cluster_name)
-        engines = {engine_of(chosen, selection, Options()) for chosen in selection.cases}
+        engines = set(needs_of(selection, Options()))
         folder = data_dir(workspace, selection)
         for name, how in _needed(selection).items():
             try:

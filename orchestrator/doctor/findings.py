@@ -115,7 +115,7 @@ class Findings:
 
     @property
     def exit_code(self) -> Exit:
-        """3 when a planned node, or this machine, cannot run; else 0."""
+        """3 when a planned node cannot run; else 0."""
         return Exit.PREFLIGHT if self.severity == "bad" else Exit.OK
 
     @property

@@ -19,23 +19,21 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from orchestrator import docker, facts, versions
 from orchestrator.doctor.seen import Disk, HeldFile, Met, Seen
 from orchestrator.errors import Nx8Error
+from orchestrator.lease import LOCK
 from orchestrator.preflight import docker_said, link_on_the_way
 from orchestrator.remote.errors import LinkLost, RemoteError
-from orchestrator.remote.remote import Completed
+from orchestrator.remote.remote import Completed, Remote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from orchestrator.doctor.expected import Expected, WantedFile
-    from orchestrator.remote.remote import Piece
 
 #: No single question waits longer, in seconds; those to docker and the vendor's tools are the slow ones.
 QUESTION_S = 4.0
 #: Data are read at a gigabyte a second or so: more than this is held against its size alone.
 HASHED_BYTES = 2 * 1024**3
 HASH_S = 4.0
-#: Where a run notes who holds a node; fleet.py makes it.
-LOCK = "/tmp/nx8.lock"  # noqa: S108 - looked at only
 GPUS_HOOK = "nvidia-container-runtime-hook"
 #: The kernel's own files that say how it is set, beside those that say what the machine is.
 KNOB_FILES = (
@@ -76,21 +74,19 @@ class Asked(Protocol):
         self, patterns: Sequence[str], *, limit_bytes: int, timeout_s: float = 10.0
     ) -> dict[str, str]: ...
     def sha256(self, *paths: str, timeout_s: float = 600.0) -> tuple[str | None, ...]: ...
-    def read(
-        self, wanted: Sequence[tuple[str, int, int]], *, timeout_s: float = 60.0
-    ) -> tuple[Piece, ...]: ...
 
 
 class Asking:
     """Questions to one node, within one deadline (monotonic clock); what was not answered is in `missed`."""
 
-    def __init__(self, deadline: float) -> None:
+    def __init__(self, deadline: float, *, question_s: float = QUESTION_S) -> None:
         self.deadline = deadline
+        self.question_s = question_s
         self.missed: dict[str, str] = {}
 
     @property
     def left_s(self) -> float:
-        return max(0.1, min(QUESTION_S, self.deadline - time.monotonic()))
+        return max(0.1, min(self.question_s, self.deadline - time.monotonic()))
 
     def ask(self, what: str, question: Callable[[], T], default: T) -> T:
         """Raises LinkLost."""
@@ -112,7 +108,7 @@ def look(remote: Asked, wanted: Expected, *, base: Seen, limit_s: float) -> Seen
     """`base` with everything that the node answers within `limit_s`. Raises RemoteError when it answers not
     even its name.
     """
-    asking = Asking(time.monotonic() + limit_s)
+    asking = Asking(time.monotonic() + limit_s, question_s=max(QUESTION_S, limit_s / 3))
     hello = remote.hello(timeout_s=asking.left_s)
     seen = replace(base, hello=hello)
     texts = asking.ask(
@@ -268,16 +264,13 @@ def _disks(
 
 
 def _lock(remote: Asked, limit_s: float) -> dict[str, Any] | None:
-    """Who holds the node; an empty record where the lock does not say."""
-    stood = remote.stat(LOCK, timeout_s=limit_s)[0]
-    if not stood.get("exists"):
+    """Who holds the node, empty where the lock does not say; None where nobody does, or no longer."""
+    if not isinstance(remote, Remote):
+        return None  # what runs on this machine alone takes no lock
+    lease = remote.lease(LOCK, timeout_s=limit_s)
+    if lease is None or (lease.expired and not lease.keeper):
         return None
-    (piece,) = remote.read([(f"{LOCK}/owner.json", 0, 1 << 16)], timeout_s=limit_s)
-    try:
-        owner = json.loads(piece.data.decode("utf-8"))
-    except ValueError:
-        return {}
-    return owner if isinstance(owner, dict) else {}
+    return lease.owner or {}
 
 
 def _answers(remote: Asked, wanted: Expected, limit_s: float) -> dict[tuple[str, ...], versions.Answer]:
@@ -395,19 +388,6 @@ class Here:
 
     def sha256(self, *paths: str, timeout_s: float = 600.0) -> tuple[str | None, ...]:  # noqa: ARG002
         return tuple(hashlib.sha256(Path(self._path(path)).read_bytes()).hexdigest() for path in paths)
-
-    def read(
-        self,
-        wanted: Sequence[tuple[str, int, int]],
-        *,
-        timeout_s: float = 60.0,  # noqa: ARG002
-    ) -> tuple[Piece, ...]:
-        from orchestrator.remote.remote import Piece
-
-        return tuple(
-            Piece(path=path, offset=offset, data=Path(path).read_bytes()[offset : offset + limit])
-            for path, offset, limit in wanted
-        )
 
     def _path(self, path: str) -> str:
         return str(self._home / path)

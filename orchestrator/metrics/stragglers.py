@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
+from orchestrator.grid import place
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -53,7 +55,15 @@ def stragglers(cell: Cell, logs: Mapping[int, RankLog]) -> tuple[Slow, ...]:
             own[rank] = known
             lengths += [step.duration_s for step in steps]
     nodes = {launch.node: launch.ranks for launch in cell.launches}
-    return slow_ones(own, nodes, step_s=median(lengths)) if lengths else ()
+    return slow_ones(own, nodes, step_s=median(lengths), peers=_stages(cell)) if lengths else ()
+
+
+def _stages(cell: Cell) -> tuple[tuple[int, ...], ...]:
+    """Ranks that have the same to do: those of one pipeline stage."""
+    stages: dict[int, list[int]] = {}
+    for rank in range(cell.job.batch.world_size):
+        stages.setdefault(place(cell.job, rank).pipeline_rank, []).append(rank)
+    return tuple(tuple(ranks) for ranks in stages.values())
 
 
 def own_time_s(step: Step) -> float | None:
@@ -66,26 +76,20 @@ def own_time_s(step: Step) -> float | None:
 
 
 def slow_ones(
-    own: Mapping[int, Sequence[float]], nodes: Mapping[str, Sequence[int]], *, step_s: float
+    own: Mapping[int, Sequence[float]],
+    nodes: Mapping[str, Sequence[int]],
+    *,
+    step_s: float,
+    peers: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Slow, ...]:
-    """`own`: a rank's own seconds, step by step; `nodes`: the ranks of each; `step_s`: a whole step.
+    """`own`: a rank's own seconds, step by step; `nodes`: the ranks of each; `step_s`: a whole step; `peers`:
+    groups of ranks that have the same to do and are held against each other, by default all.
 
     A node counts where all of its ranks are slow and others' are not; else each rank for itself.
     """
-    if len(own) < 2 or any(len(times) < LEAST_STEPS for times in own.values()):
-        return ()
-    typical = {rank: median(times) for rank, times in own.items()}
-    faster = sorted(typical.values())[: (len(typical) + 1) // 2]
-    usual = median(faster)
-    if not (usual > 0 and math.isfinite(usual)):
-        return ()
-    slow = {
-        rank: typical[rank] / usual
-        for rank in own
-        if typical[rank] * LEAST_SPEED > usual
-        and typical[rank] - usual > LEAST_SHARE * step_s
-        and typical[rank] - usual > SIGNIFICANCE * _error(own[rank])
-    }
+    slow: dict[int, float] = {}
+    for group in (tuple(own),) if peers is None else peers:
+        slow |= _behind({rank: own[rank] for rank in group if rank in own}, step_s)
     found: list[Slow] = []
     for node, ranks in nodes.items():
         mine = [rank for rank in ranks if rank in slow]
@@ -97,6 +101,23 @@ def slow_ones(
                 Slow(what="rank", node=node, rank=rank, factor=round(slow[rank], 3)) for rank in sorted(mine)
             ]
     return tuple(found)
+
+
+def _behind(own: Mapping[int, Sequence[float]], step_s: float) -> dict[int, float]:
+    """Of ranks that have the same to do, the slow ones: rank → how many times as long as the faster half."""
+    if len(own) < 2 or any(len(times) < LEAST_STEPS for times in own.values()):
+        return {}
+    typical = {rank: median(times) for rank, times in own.items()}
+    usual = median(sorted(typical.values())[: (len(typical) + 1) // 2])
+    if not (usual > 0 and math.isfinite(usual)):
+        return {}
+    return {
+        rank: typical[rank] / usual
+        for rank in own
+        if typical[rank] * LEAST_SPEED > usual
+        and typical[rank] - usual > LEAST_SHARE * step_s
+        and typical[rank] - usual > SIGNIFICANCE * _error(own[rank])
+    }
 
 
 def _error(times: Sequence[float]) -> float:

@@ -53,7 +53,7 @@ def window(cell: Cell, logs: Mapping[int, RankLog]) -> tuple[WindowStep, ...]:
             )
         counting = [records[0] for rank, records in found.items() if counts(cell.job, rank)]
         slowest_s = max(records[0].duration_s for records in found.values())
-        steps.append(_joined(counting, time_s=slowest_s))
+        steps.append(joined(counting, time_s=slowest_s))
     return tuple(steps)
 
 
@@ -83,7 +83,8 @@ def _numbered(log: RankLog | None) -> dict[int, list[Step]]:
     return numbered
 
 
-def _joined(records: list[Step], *, time_s: float) -> WindowStep:
+def joined(records: list[Step], *, time_s: float) -> WindowStep:
+    """One step of `time_s`: one record of every rank that counts tokens of its own."""
     # A rank's loss is a mean over the tokens that it learned from: those with a label where it counts them.
     weights = [step.tokens if step.labelled_tokens is None else step.labelled_tokens for step in records]
     losses = [

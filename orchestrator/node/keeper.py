@@ -33,8 +33,9 @@ LOOK_S = 1.0
 #: Of one command of docker, and how long a docker that does not answer is asked again.
 DOCKER_LIMIT_S = 60.0
 STUBBORN_S = 120.0
-#: After the expiry: the launcher looks at the lease about once a second, and has a grace of its own.
-OWN_END_S = 6.0
+#: Of the grace after the expiry: what the launcher gets to end by itself, as it looks at the lease too, and
+#: what docker then gives it between TERM and KILL.
+OWN_END, STOP = 0.4, 0.5
 
 
 def main(path):
@@ -70,9 +71,10 @@ def ended(path, owner):
     deadline = time.monotonic() + STUBBORN_S
     while True:
         try:
-            await_own_end(run, time.monotonic() + OWN_END_S)
+            await_own_end(run, time.monotonic() + OWN_END * grace)
             for process in [
-                started("container", "stop", "--time=%d" % grace, one) for one in listed(run, all=False)
+                started("container", "stop", "--time=%d" % round(STOP * grace), one)
+                for one in listed(run, all=False)
             ]:
                 process.wait(DOCKER_LIMIT_S)
             found = listed(run, all=True)

@@ -7,6 +7,7 @@ jump hosts included, gets the inventory's keys and a policy that refuses all oth
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import socket
 import threading
@@ -38,6 +39,8 @@ MACS = (
     "hmac-sha2-512",
 )
 TRIES = 3
+#: paramiko says there what we report ourselves; without a handler Python prints it.
+logging.getLogger("nx8.ssh").addHandler(logging.NullHandler())
 
 
 class Quiet(paramiko.Transport):  # type: ignore[misc]

@@ -1,6 +1,6 @@
 """Names every file of one run, writes beside and then renames, finds runs again.
 
-results/runs/<run_id>/plan.json host.json result.json report.md
+results/runs/<run_id>/plan.json host.json result.json report.md report.html
                       cells/<cell_id>/…      as docs/contract.md lays it out
 results/runs/latest   → the run that started last
 """
@@ -113,6 +113,10 @@ class RunFolder:
     @property
     def journal(self) -> Path:
         return self.path / "journal.jsonl"
+
+    @property
+    def page(self) -> Path:
+        return self.path / "report.html"
 
     @property
     def cells(self) -> Path:

@@ -26,6 +26,8 @@ class Run:
     vendor: str
     transport: str
     argv: list[str] | None
+    #: Of a run that a nightly started: nodes left out and replaced, each with its reason; null as planned.
+    staffing: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +250,15 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try of a stage that was tried more than once; the one without problems went well."""
+
+    stage: str
+    number: Count
+    problems: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """result.json of a run."""
 
@@ -261,6 +272,7 @@ class Result:
     exit_code: Count
     files: list[File]
     cells: list[Cell]
+    attempts: list[Attempt] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -370,6 +382,69 @@ class DoctorNode:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeepFigure:
+    """A rate: the median over `batches` that filled `seconds`, `best` the fastest of them; null with its
+    `reason`. algbw and busbw are of all-reduce alone, as nccl-tests define them.
+    """
+
+    value: Number | None
+    best: Number | None
+    unit: str
+    seconds: Number | None
+    batches: Count | None
+    reason: str | None
+    algbw: Number | None
+    busbw: Number | None
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepDevice:
+    node: str
+    index: int
+    device: str | None
+    torch: str | None
+    figures: dict[str, DeepFigure]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepReduce:
+    """All-reduce over the devices of these nodes; the slowest rank's figure."""
+
+    nodes: list[str]
+    figure: DeepFigure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepOutlier:
+    """A device (`index`), node or pair that is slower than its own peers; `factor` = value ÷ median."""
+
+    figure: str
+    nodes: list[str]
+    index: int | None
+    value: Number
+    median: Number
+    factor: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deep:
+    """`skipped` and `failed`: node → why it was not measured; `stored`: files of ceilings."""
+
+    at_utc: str
+    seconds: Number
+    least_s: Number
+    devices: list[DeepDevice]
+    within: list[DeepReduce]
+    pairs: list[DeepReduce]
+    whole: DeepReduce | None
+    outliers: list[DeepOutlier]
+    skipped: dict[str, str]
+    failed: dict[str, str]
+    stored: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Doctor:
     """`nx8 doctor --json`. `usable` are the nodes that can run what is planned; `here` is about this
     machine's own files.
@@ -389,3 +464,4 @@ class Doctor:
     usable: list[str]
     here: list[DoctorCheck]
     nodes: list[DoctorNode]
+    deep: Deep | None = None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.lab
 
-DEADLINE_S = 400.0
+DEADLINE_S = 600.0
 LEASE_S = 10.0
 #: Of docker's stop, as the keeper gives it, and what the promise adds.
 GRACE_S, MARGIN_S = 10.0, 10.0
@@ -174,28 +174,28 @@ def gone_after(bed: Any, nodes: Any, *, limit_s: float) -> float:
     return time.monotonic() - began
 
 
-@pytest.mark.parametrize(
-    ("nodes", "kills", "num_steps"),
-    [(2, 6, 60), pytest.param(4, 100, 400, marks=pytest.mark.slow)],
-)
-def test_sessions_that_are_killed_cost_no_byte(nodes: int, kills: int, num_steps: int, labs: Labs) -> None:
+@pytest.mark.parametrize(("nodes", "kills"), [(2, 6), pytest.param(4, 100, marks=pytest.mark.slow)])
+def test_sessions_that_are_killed_cost_no_byte(nodes: int, kills: int, labs: Labs) -> None:
     bed = prepared(labs(VENDOR, nodes=nodes, devices=1), lease_s=60 if nodes > 2 else LEASE_S)
     chance = random.Random(7)
+    killed = runs = 0
     with undisturbed(bed):
-        run = start(bed, "--steps", str(num_steps))
-        run.until_step(1)
-        killed = 0
-        while killed < kills and run.process.poll() is None:
-            killed += faults.kill_sessions(chance.choice(bed.nodes))
-            time.sleep(chance.uniform(0.05, 0.4))
-        assert run.wait() == 0, run.said()
-    assert run.cell["verdict"] == "MEASURED"
-    assert killed >= kills
-    assert 0 < run.drops() <= killed
-    assert run.cell["link_drops"] == run.drops()
-    print(
-        f"\n{killed} sessions killed, {run.drops()} connections made anew, MEASURED, copies equal by SHA-256"
-    )
+        while killed < kills:
+            before, runs = killed, runs + 1
+            run = start(bed, "--steps", "60")
+            run.until_step(1)
+            while killed < kills and run.process.poll() is None:
+                killed += faults.kill_sessions(chance.choice(bed.nodes))
+                time.sleep(chance.uniform(0.05, 0.4))
+            assert run.wait() == 0, run.said()
+            assert run.cell["verdict"] == "MEASURED"
+            assert 0 < run.drops() <= killed - before
+            assert run.cell["link_drops"] == run.drops()
+            print(
+                f"\n{killed - before} sessions killed, {run.drops()} connections made anew: MEASURED",
+                flush=True,
+            )
+    print(f"{killed} sessions killed on {nodes} nodes in {runs} runs: all MEASURED, copies equal by SHA-256")
 
 
 @pytest.mark.parametrize(
@@ -267,6 +267,7 @@ def test_a_run_is_gone_on_with_wherever_its_controller_was_killed(point: str, be
     assert steps(bed, run.folder) == undisturbed_steps(bed)
     ours = {one["container"] for one in run.containers().values()}
     assert len(ours) == len(bed.nodes)
+    print(f"\nkilled at {point}: gone on with, MEASURED, the same losses", flush=True)
 
 
 _STEPS: dict[str, Any] = {}
@@ -294,6 +295,7 @@ def test_a_controller_that_is_killed_leaves_nothing_once_its_leases_have_ended(r
             assert run.wait() == -signal.SIGKILL, run.said()
             took_s = gone_after(bed, bed.nodes, limit_s=LEASE_S + GRACE_S + MARGIN_S)
             slowest = max(slowest, took_s)
+            print(f"\nnothing left after {took_s:.1f} s", flush=True)
             refused = nx8(bed.workspace.home, "resume", run.folder.name)
             assert refused.returncode in (2, 3), refused.stderr
         assert nx8(bed.workspace.home, "clean", "--cluster", "lab").returncode == 0
@@ -314,7 +316,9 @@ def test_ctrl_c_at_any_moment_ends_it_everywhere(rounds: int, bed: Any) -> None:
             began = time.monotonic()
             run.process.send_signal(signal.SIGINT)
             assert run.wait() == 130, run.said()
-            slowest = max(slowest, time.monotonic() - began)
+            took_s = time.monotonic() - began
+            slowest = max(slowest, took_s)
+            print(f"\n130 after {took_s:.1f} s", flush=True)
     print(f"\n{rounds} times Ctrl-C: 130, {slowest:.1f} s at most, nothing left")
 
 

@@ -27,7 +27,7 @@ def clock(seen: Seen) -> Iterator[Check]:
         yield missed("clock", "?")
         return
     if abs(skew) - rtt / 2 <= SKEW_S:
-        yield ok("clock", f"相差 {skew:+.2f} s", f"{skew:+.2f} s from here", shown=f"{skew:+.1f} s")
+        yield ok("clock", f"相差 {skew:+.2f} s", f"{skew:+.2f} s from here", shown=f"{abs(skew):.1f} s")
         return
     far_zh, far_en = ("快", "ahead") if skew > 0 else ("慢", "behind")
     loud_zh = "：证书与日志也会出错" if abs(skew) > LOUD_SKEW_S else "：各节点的日志对不上"

@@ -1,0 +1,411 @@
+"""The report page: the same cells as the report, nothing of anybody's text in its markup, and its size."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import replace
+from html.parser import HTMLParser
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from orchestrator.errors import ConfigError
+from orchestrator.page import curves_svg, page_of, write_page
+from orchestrator.page.curves import Chart, Line, thinned
+from orchestrator.page.differences import differences
+from orchestrator.page.gather import earlier_results, gathered
+from orchestrator.page.html import index_html, page_html, policy
+from orchestrator.page.model import view_of
+from orchestrator.page.serve import server
+from orchestrator.page.site import History, index_view, write_site
+from orchestrator.page.svg import extent, ticks
+from orchestrator.page.trend import MIN_RUNS, Point, judged
+from orchestrator.page.words import WORDS
+from orchestrator.report.model import build
+from orchestrator.results import RunFolder, read_result
+from orchestrator.workspace import Workspace
+from tests.pagemaker import Night, write_log, write_night
+from tests.xss import PAYLOADS, poisoned, texts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+WORKSPACE = Workspace(home=ROOT)
+SMALL: dict[str, Any] = {"num_nodes": 2, "per_node": 4, "steps": 14}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six good nights, two slow ones with another driver, one that fails."""
+    root = tmp_path_factory.mktemp("runs")
+    for number in range(1, 7):
+        write_night(root, Night(number=number, **SMALL))
+    for number in (7, 8):
+        write_night(root, Night(number=number, speed=0.93, driver="550.54.15", slow=(5, 1.09), **SMALL))
+    failed = write_night(root, Night(number=9, steps=30, num_nodes=2, per_node=4, fails=True))
+    write_log(failed, "llama2_7b-2x4-0", 0, 3, "before\ntorch.OutOfMemoryError: <b>\x1b[31m\n")
+    return root
+
+
+def run_of(runs: Path, number: int) -> RunFolder:
+    return RunFolder.find(runs, Night(number=number).run_id)
+
+
+class Reader(HTMLParser):
+    """Elements in their order, and the text of every table cell of the first table of a language."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: set[str] = set()
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def read(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    return reader
+
+
+def banner(text: str) -> str:
+    found = re.search(r'<section class="banner.*?</section>', text, re.S)
+    assert found
+    return found[0]
+
+
+@pytest.mark.parametrize("language", ["zh", "en"])
+@pytest.mark.parametrize("number", [6, 9])
+def test_the_table_has_the_cells_and_reasons_of_the_report(runs: Path, language: Any, number: int) -> None:
+    folder = run_of(runs, number)
+    report = build(read_result(folder), language)
+    text = page_of(folder, None)
+    tag = "zh-CN" if language == "zh" else "en"
+    part = text.split('id="table"')[1].split('id="curves"')[0]
+    mine = re.search(rf'<div lang="{tag}">(.*?)</ol>', part, re.S)
+    assert mine
+    said = "".join(read(mine[0]).texts)
+    for row in report.rows:
+        for cell in row.texts.values():
+            assert cell.text in said
+            assert all(report.notes[one - 1] in said for one in cell.notes)
+
+
+def test_a_cell_without_proof_shows_no_figure_but_its_raw_curves_and_says_so(runs: Path) -> None:
+    folder = run_of(runs, 9)
+    view = view_of(gathered(folder, None, earlier_results(runs, folder.run_id)))
+    (cell,) = view.cells
+    assert view.banner.kind == "failed"
+    assert [card.value for card in cell.cards] == ["–"] * 4
+    assert "OutOfMemoryError" in view.banner.sentences[0].en
+    assert [chart.id for chart in cell.charts][:2] == ["c0-throughput", "c0-loss"]
+    text = page_of(folder, None)
+    assert "no result" in text
+    assert "cells/llama2_7b-2x4-0/node0/rank3/stderr.log" in text
+    assert "\x1b" not in text
+    assert not view.last or not view.last.rows
+
+
+def test_a_second_slow_night_is_a_regression_with_what_changed_and_who_is_slow(runs: Path) -> None:
+    first = view_of(gathered(run_of(runs, 7), None, earlier_results(runs, run_of(runs, 7).run_id)))
+    second = view_of(gathered(run_of(runs, 8), None, earlier_results(runs, run_of(runs, 8).run_id)))
+    assert (first.banner.kind, second.banner.kind) == ("suspect", "regression")
+    said = " ".join(one.en for one in second.banner.sentences)
+    assert "535.129.03 → 550.54.15" in said
+    assert Night(number=7).run_id in said
+    # Compared with the last good run, not with the first bad one.
+    assert second.last is not None
+    assert second.last.run_id == Night(number=6).run_id
+    assert any("device 1 of node-1 (rank 5)" in one.en for one in second.warnings)
+
+
+def test_a_good_night_is_measured_and_a_young_series_has_no_band(runs: Path) -> None:
+    good = view_of(gathered(run_of(runs, 6), None, earlier_results(runs, run_of(runs, 6).run_id)))
+    young = view_of(gathered(run_of(runs, 3), None, earlier_results(runs, run_of(runs, 3).run_id)))
+    assert good.banner.kind == "measured"
+    assert good.cells[0].trend is not None
+    assert good.cells[0].trend.n == MIN_RUNS
+    assert young.cells[0].trend is not None
+    assert young.cells[0].trend.low is None
+
+
+def test_the_page_is_allowed_exactly_what_is_in_it(runs: Path) -> None:
+    text = page_of(run_of(runs, 6), WORKSPACE)
+    rule = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    assert rule
+    rule_text = rule[1].replace("&#39;", "'")
+    assert rule_text.startswith("default-src 'none'; script-src 'sha256-")
+    for kind in ("script", "style"):
+        for body in re.findall(rf"<{kind}>(.*?)</{kind}>", text, re.S):
+            digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
+            assert f"'sha256-{digest}'" in rule_text
+    reader = read(text)
+    assert not {name for name in reader.attributes if name.startswith("on") or name == "style"}
+    assert not {"src", "srcset", "action", "xlink:href"} & reader.attributes
+    assert not set(reader.tags) & {"link", "img", "iframe", "object", "embed", "base", "form"}
+    assert not re.search(r'href="(?!#|index\.html)', text)
+    assert "unsafe" not in policy("", [""])
+
+
+def test_two_hundred_payloads_leave_the_markup_as_it_is(runs: Path) -> None:
+    """Each payload in every text field: the elements are those of the page without it."""
+    assert len(set(PAYLOADS)) == 200
+    folder = run_of(runs, 9)
+    found = gathered(folder, WORKSPACE, earlier_results(runs, folder.run_id))
+    plain = read(page_html(view_of(poisoned(found, iter(lambda: "plain", None)))))
+    for first in range(0, 200, 8):
+        page = page_html(view_of(poisoned(found, texts(8, first))))
+        reader = read(page)
+        assert reader.tags == plain.tags, PAYLOADS[first : first + 8]
+        assert reader.attributes == plain.attributes
+
+
+@pytest.mark.slow
+def test_two_hundred_payloads_one_by_one(runs: Path) -> None:
+    folder = run_of(runs, 9)
+    found = gathered(folder, WORKSPACE, earlier_results(runs, folder.run_id))
+    plain = read(page_html(view_of(poisoned(found, iter(lambda: "plain", None)))))
+    for first, payload in enumerate(PAYLOADS):
+        assert read(page_html(view_of(poisoned(found, texts(1, first))))).tags == plain.tags, payload
+
+
+def test_three_cells_of_two_thousand_steps_fit_into_half_a_megabyte(tmp_path: Path) -> None:
+    folder = write_night(tmp_path, Night(number=1, num_nodes=1, per_node=2, steps=2000, cells=3))
+    text = page_of(folder, WORKSPACE)
+    assert len(text.encode()) <= 500_000
+    view = view_of(gathered(folder, None, ()))
+    assert all(cell.thinned and "every stretch are kept" in cell.thinned.en for cell in view.cells)
+    points = [len(chart["x"]) for chart in view.data["charts"].values()]
+    assert 300 < max(points) <= 1500
+
+
+def test_thinning_keeps_the_ends_and_every_extreme() -> None:
+    ups = [float(n % 7) for n in range(5000)]
+    ups[1234], ups[4321] = 900.0, -900.0
+    gaps: list[float | None] = [None if n < 100 else 1.0 for n in range(5000)]
+    gaps[2222] = 50.0
+    chart = Chart(
+        name="loss",
+        unit="",
+        x="step",
+        xs=tuple(map(float, range(1, 5001))),
+        lines=(Line(name="loss", values=tuple(ups)), Line(name="loss", values=tuple(gaps))),
+        warmup=None,
+        recorded=5000,
+    )
+    thin = thinned(chart, 400)
+    assert len(thin.xs) <= 400
+    assert (thin.xs[0], thin.xs[-1]) == (1.0, 5000.0)
+    assert {900.0, -900.0} <= set(thin.lines[0].values)
+    assert 50.0 in thin.lines[1].values
+    assert list(thin.xs) == sorted(set(thin.xs))
+    assert thin.lines[0].values == tuple(ups[int(x) - 1] for x in thin.xs)
+    assert thinned(chart, 5000) is chart
+
+
+def points(*values: float | None) -> list[Point]:
+    return [
+        Point(run_id=f"r{n}", created_utc="2026-11-21", value=value, verdict="MEASURED")
+        for n, value in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "first_bad"),
+    [
+        ((100.0,) * 5, "no_history", None),
+        ((100.0, 101.0, 99.0, 100.0, 100.5, 100.2), "in_band", None),
+        ((100.0,) * 6 + (90.0,), "suspect", "r6"),
+        ((100.0,) * 6 + (90.0, 91.0, 90.0), "regression", "r6"),
+        ((100.0,) * 6 + (90.0, 90.0, 100.0), "in_band", None),
+        ((100.0,) * 6 + (110.0,), "improvement", None),
+        ((100.0,) * 6 + (90.0, None, 90.0), "regression", "r6"),
+        ((100.0,) * 6 + (None,), "no_history", None),
+        ((None,), "no_history", None),
+    ],
+)
+def test_a_trend_is_judged_by_the_runs_before(values: Any, kind: str, first_bad: str | None) -> None:
+    trend = judged("c", points(*values))
+    assert (trend.kind, trend.first_bad) == (kind, first_bad)
+
+
+def test_differences_name_what_changed_first(runs: Path) -> None:
+    before, now = read_result(run_of(runs, 6)), read_result(run_of(runs, 7))
+    found = differences(before, now)
+    assert [one.key for one in found if one.changed] == ["driver"]
+    assert found[0].key == "driver"
+    now["environment"]["nodes"]["node-1"]["driver"] = "1.2"
+    (driver,) = (one for one in differences(before, now) if one.key == "driver")
+    assert driver.now == "550.54.15 (node-0); 1.2 (node-1)"
+
+
+def test_every_word_is_said_in_both_languages_with_the_same_places() -> None:
+    for key, message in WORDS.items():
+        assert message.zh, key
+        assert message.en, key
+        assert sorted(re.findall(r"{(\w+)}", message.zh)) == sorted(re.findall(r"{(\w+)}", message.en)), key
+        assert not re.search("[\u4e00-\u9fff]", message.en), key
+    used = "".join(
+        path.read_text("utf-8")
+        for path in (ROOT / "orchestrator" / "page").rglob("*")
+        if path.suffix in (".py", ".j2") and path.name != "words.py"
+    )
+    for key in WORDS:
+        head, _, tail = key.partition(".")
+        made_of_parts = re.search(rf'["\']{head}\.(\{{|"\s*~)', used) and tail
+        assert f'"{key}"' in used or made_of_parts, key
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-3.2, 17.0), (0.001, 0.0011), (1e6, 9e9), (5.0, 5.0)])
+def test_axes_have_round_ticks_within_their_range(low: float, high: float) -> None:
+    found = ticks(low, high, 5)
+    assert 1 <= len(found) <= 12
+    assert all(low - 1e-9 <= one <= high + abs(high) * 1e-9 for one in found)
+    begin, end = extent([low, high])
+    assert begin <= low <= high <= end
+    assert begin < end
+
+
+def test_a_picture_for_a_readme_is_xml_without_anything_from_elsewhere(runs: Path) -> None:
+    for language in ("zh", "en"):
+        text = curves_svg(run_of(runs, 6), language)  # type: ignore[arg-type]
+        root = ET.fromstring(text)
+        assert root.tag.endswith("svg")
+        assert "href" not in text
+        assert "script" not in text
+    with pytest.raises(ConfigError, match="E830"):
+        curves_svg(run_of(runs, 9), "en")
+
+
+def test_a_page_that_cannot_be_written_is_said_and_harms_nothing(runs: Path, tmp_path: Path) -> None:
+    folder = write_night(tmp_path, Night(number=1, **SMALL))
+    assert write_page(folder, WORKSPACE) is None
+    assert folder.page.read_text("utf-8").startswith("<!doctype html>")
+    folder.result.write_text("{}")
+    assert "schema" in (write_page(folder, WORKSPACE) or "")
+
+
+def test_a_run_without_raw_files_still_has_its_page(tmp_path: Path) -> None:
+    import shutil
+
+    folder = write_night(tmp_path, Night(number=1, **SMALL))
+    shutil.rmtree(folder.cells)
+    folder.plan.write_text("{}")
+    view = view_of(gathered(folder, None, ()))
+    assert view.cells[0].charts == ()
+    assert view.cells[0].cards[0].value != "–"
+    assert "none" not in page_html(view).split('id="curves"')[1].split("</section>")[0].lower()
+
+
+def test_a_result_of_another_shape_is_refused_and_left_out_of_trends(runs: Path, tmp_path: Path) -> None:
+    folder = write_night(tmp_path, Night(number=2, **SMALL))
+    bad = write_night(tmp_path, Night(number=1, **SMALL))
+    document = json.loads(bad.result.read_text())
+    del document["cells"][0]["metrics"]
+    bad.result.write_text(json.dumps(document))
+    with pytest.raises(ConfigError):
+        page_of(bad, None)
+    assert earlier_results(tmp_path, folder.run_id) == []
+
+
+@pytest.fixture
+def workspace(runs: Path, tmp_path: Path) -> Workspace:
+    """A home whose runs are those of the fixture."""
+    home = tmp_path / "home"
+    (home / "results").mkdir(parents=True)
+    for noun in ("cases", "dockerfiles", "cluster"):
+        (home / noun).symlink_to(ROOT / noun)
+    (home / "results" / "published").symlink_to(ROOT / "results" / "published")
+    (home / "results" / "runs").symlink_to(runs)
+    return Workspace(home=home)
+
+
+def test_a_site_has_an_index_and_every_run_and_is_written_again_only_where_needed(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    target = tmp_path / "site" / "deep"
+    made = write_site(workspace, target)
+    assert (made.written, made.kept, made.failed) == (9, 0, ())
+    index = made.index.read_text("utf-8")
+    links = re.findall(r'href="([^"#]+)"', index)
+    assert set(links) == {path.name for path in target.iterdir()} - {"index.html"}
+    assert "index.html" in (target / links[0]).read_text("utf-8")
+    again = write_site(workspace, target)
+    assert (again.written, again.kept) == (0, 9)
+    with pytest.raises(ConfigError, match="E840"):
+        write_site(workspace, made.index)
+
+
+def test_an_index_of_hostile_results_is_only_text(runs: Path) -> None:
+    history = History.read(runs)
+    plain = read(index_html(index_view(history, link=lambda name: "x")))
+    for first in range(0, 200, 10):
+        words = texts(10, first)
+        hostile = replace(history, runs=tuple((folder, poisoned(one, words)) for folder, one in history.runs))
+        reader = read(index_html(index_view(hostile, link=lambda name: "x")))
+        assert {*reader.tags} <= {*plain.tags, "span"}
+        assert reader.attributes <= plain.attributes
+
+
+@pytest.fixture
+def served(workspace: Workspace) -> Iterator[tuple[str, int]]:
+    with server(workspace, port=0) as made:
+        thread = threading.Thread(target=made.serve_forever, daemon=True)
+        thread.start()
+        host, port = made.server_address[:2]
+        yield str(host), int(port)
+        made.shutdown()
+
+
+def asked(
+    served: tuple[str, int], method: str, path: str, **headers: str
+) -> tuple[int, bytes, dict[str, str]]:
+    connection = HTTPConnection(*served, timeout=120)
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    return answer.status, answer.read(), dict(answer.getheaders())
+
+
+def test_serve_answers_pages_to_this_machine_and_reads_only(served: tuple[str, int]) -> None:
+    status, body, headers = asked(served, "GET", "/")
+    assert status == 200
+    assert headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+    (link, *_) = re.findall(r'href="(/runs/[^"]+)"', body.decode())
+    status, body, _ = asked(served, "GET", link)
+    assert status == 200
+    assert b"<title>" in body
+    assert asked(served, "HEAD", link)[:2] == (200, b"")
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert asked(served, method, link)[0] == 405
+    outside = ("/runs/../../etc/passwd", "/runs/%2e%2e/x.html", "/plan.json", "//x", "/runs/.html")
+    for path in (*outside, "/runs/none.html"):
+        assert asked(served, "GET", path)[0] == 404, path
+
+
+def test_serve_refuses_every_other_name_and_address(served: tuple[str, int], workspace: Workspace) -> None:
+    assert asked(served, "GET", "/", Host="evil.example")[0] == 421
+    assert asked(served, "GET", "/", Host="localhost:1")[0] == 200
+    for address in ("0.0.0.0", "::", "10.0.0.1", "192.168.1.2", "evil.example", "", "2130706433"):
+        with pytest.raises(ConfigError, match="E831"):
+            server(workspace, address=address, port=0)
+    with pytest.raises(ConfigError, match="E832"):
+        server(workspace, port=served[1])
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"http://{served[0]}:{served[1]}/nothing", timeout=120)
