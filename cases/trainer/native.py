@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Optional
 
 import job as jobs
 import torch
+import torch.distributed as dist
 from engine import DTYPES, EngineError, LossScaler, dtype_name, fused_works, module_facts, set_rate
 from flat import Flat
 from grid import grid_of, layers_of_chunks
@@ -188,6 +189,10 @@ class NativeEngine:
         if mark is not None and rank in guilty:
             raise NonFiniteError("{}: {}".format(grid.words(rank), said_of(mark)))
         if guilty:
+            # Whoever fails first has all others stopped: those that have something to say go first. This one
+            # goes when they are gone, or is stopped meanwhile.
+            with contextlib.suppress(RuntimeError):
+                dist.barrier()
             raise NonFiniteElsewhereError(
                 "what is not finite came from {}".format(", ".join(map(grid.words, guilty)))
             )

@@ -74,6 +74,7 @@ class Pipeline:
             to = schedule.gives(op, self._rank, **self._cut)
             if to is not None:
                 assert result is not None
+                result = result.contiguous()
                 sent.append((self._groups.send(result, to[0]), result))
                 while len(sent) > self._in_flight:
                     self._groups.wait(sent.popleft()[0])

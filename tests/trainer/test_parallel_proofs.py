@@ -180,6 +180,7 @@ def test_the_rank_whose_numbers_first_were_not_finite_is_named(bench, rank, faul
     assert judgement.cause_rank == rank
     assert judgement.reasons[0].startswith(f"rank {rank} raised NonFiniteError: rank {rank} (")
     assert "after step 2" in judgement.reasons[0]
+    assert sum("raised NonFiniteError" in reason for reason in judgement.reasons) == 1
     assert judgement.reasons[0].endswith(f"({WORDS[rank]})")
 
 
