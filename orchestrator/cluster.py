@@ -130,9 +130,10 @@ class Cluster:
     `devices_per_node` is the number of ranks started on each node. `data_dir` holds prepared token files:
     on the local transport relative to the home folder, else a path on every node. `work_dir` is where a
     node keeps the folders of runs. `interface` is the network device that ranks of different nodes talk
-    through. `rehearsal` marks a cluster whose accelerators are stand-ins: torch computes on the CPU, and no
-    figure of it is ever compared. `cases`: a vendor alone means this file for these cases only.
-    `tensor_across_nodes` lets a tensor group lie across nodes, where the network is up to it.
+    through. `lease_s`: a node that no renewal has reached for so long ends its part of a run by itself.
+    `rehearsal` marks a cluster whose accelerators are stand-ins: torch computes on the CPU, and no figure of
+    it is ever compared. `cases`: a vendor alone means this file for these cases only. `tensor_across_nodes`
+    lets a tensor group lie across nodes, where the network is up to it.
     """
 
     schema: Literal[1]
@@ -153,6 +154,7 @@ class Cluster:
     rehearsal: bool = False
     cases: tuple[Name, ...] = ()
     tensor_across_nodes: bool = False
+    lease_s: Annotated[float, Ge(5), Le(3600)] = 60.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nodes", tuple(one for node in self.nodes for one in expanded(node)))
@@ -177,6 +179,16 @@ class Cluster:
                 raise ValueError(
                     "more than one node needs `interface`: the network device ranks talk through"
                 )
+
+    def on(self, names: tuple[str, ...]) -> Cluster:
+        """The same cluster on the nodes of these names alone, spares among them, in this order. Raises
+        ValueError for a name that it does not have.
+        """
+        known = {node.name: node for node in (*self.nodes, *self.spares)}
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            raise ValueError(f"no node {', '.join(unknown)}; there are {', '.join(known)}")
+        return replace(self, nodes=tuple(known[name] for name in names), spares=())
 
     @property
     def scale(self) -> str:

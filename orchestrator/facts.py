@@ -306,3 +306,20 @@ def _field(path: Path, key: str, separator: str) -> str | None:
 def _mem_total_bytes() -> int | None:
     words = (_field(Path("/proc/meminfo"), "MemTotal", ":") or "").split()
     return int(words[0]) * 1024 if words and words[0].isdigit() else None
+
+
+def boot_id() -> str | None:
+    """The kernel's name for this boot; monotonic clocks of two boots share no zero."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip() or None
+    except OSError:
+        return None
+
+
+def process_start(pid: int) -> int | None:
+    """Clock ticks after boot at which a process began; None where there is none any more."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])

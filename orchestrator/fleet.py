@@ -7,18 +7,25 @@ import hashlib
 import os
 import platform
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
-from orchestrator import data, docker, multimodal, weights
+from orchestrator import failpoints
+from orchestrator.cluster import Cluster
 from orchestrator.containers import monitor_limit_s, started
 from orchestrator.containers.clearing import Left, swept
-from orchestrator.errors import BusyError, Nx8Error, PreflightError, Problem
+from orchestrator.containers.onnode import said
+from orchestrator.errors import BusyError, ConfigError, Nx8Error, PreflightError, Problem
 from orchestrator.hosts import known_hosts_file
 from orchestrator.images import Provider
-from orchestrator.multimodal.preparedset import IMAGE_FOLDER, IMAGE_LIST, MANIFEST
+from orchestrator.journal import moment_s
+from orchestrator.lease import GRACE_S, LOCK, Lease
+from orchestrator.load import load
+from orchestrator.parcels import hand_out, needed
 from orchestrator.preflight import preflight
 from orchestrator.remote.connection import Settings
+from orchestrator.remote.errors import RemoteError
+from orchestrator.remote.patience import is_lost
 from orchestrator.remote.pool import Pool
 from orchestrator.versions import of_images
 
@@ -27,8 +34,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from orchestrator.containers import Containers
+    from orchestrator.journal import Journal, Past
     from orchestrator.plan import Cell, Plan
-    from orchestrator.remote.remote import Remote
+    from orchestrator.remote.remote import Locked, Remote
     from orchestrator.render import Context
     from orchestrator.results import RunFolder
     from orchestrator.selection import Selection
@@ -36,15 +44,20 @@ if TYPE_CHECKING:
     from orchestrator.ui import View
     from orchestrator.workspace import Workspace
 
-COPY_LIMIT_S = 1800.0
-#: Files whose digests a node is asked for in one question, and how many wrong ones are named.
-ASKED_AT_ONCE = 200
-MAX_NAMED = 20
 UNLOCK_LIMIT_S = 30.0
 SWEEP_LIMIT_S = 150.0
-#: Of the node, not of a `work_dir`: two cluster files that name the same node with other folders must meet
-#: here. A file system that a restart empties, so that the lock of a run that died with the node is gone too.
-LOCK = "/tmp/nx8.lock"  # noqa: S108 - made by rename, which fails on whatever stands there
+
+
+@contextmanager
+def pool_of(workspace: Workspace, name: str) -> Iterator[tuple[Pool, Cluster]]:
+    """Connections to all nodes of a cluster, each made when it is first asked. Raises ConfigError (E258)."""
+    path = workspace.cluster_file(name)
+    cluster = load(path, Cluster, shown_as=workspace.shown(path))
+    if cluster.transport == "local":
+        message = f"cluster {name} is this machine alone: nothing of a run outlives its process there"
+        raise ConfigError(Problem(code="E258", message=message, help="nx8 ps"))
+    with Pool(Settings.of(cluster, known_hosts_file(workspace, name, cluster)), cluster.nodes) as pool:
+        yield pool, cluster
 
 
 class Fleet:
@@ -60,6 +73,8 @@ class Fleet:
         self._containers: dict[str, Any] = {}
         self._exits = ExitStack()
         self._pool: Pool | None = None
+        self._journal: Journal | None = None
+        self._leases: dict[str, Lease] = {}
 
     def __enter__(self) -> Self:
         cluster = self._selection.cluster
@@ -82,19 +97,45 @@ class Fleet:
     def names(self) -> tuple[str, ...]:
         return tuple(node.name for node in self._selection.cluster.nodes)
 
+    def tell(self, event: str, **fields: Any) -> None:
+        """To the journal; what concerns the way to a node also to whoever looks."""
+        if self._journal is not None:
+            self._journal.add(event, **fields)
+        if event in ("drop", "reconnected", "lost"):
+            words = {
+                "drop": "the link broke, trying again",
+                "reconnected": "the link is back",
+                "lost": "lost",
+            }
+            why = f": {fields['why']}" if "why" in fields else ""
+            self._view.phase("link", f"{fields['node']}: {words[event]}{why}")
+
     def looked_at(self, planned: Plan) -> dict[str, Any]:
         """The facts of every node. Raises PreflightError naming all that cannot run the plan."""
         facts = preflight(self.pool, planned, self._selection.cluster, self._selection.vendor)
         return {name: asdict(one) for name, one in facts.items()}
 
     def prepare(
-        self, planned: Plan, folder: RunFolder, contexts: Mapping[str, Context], data_dir: Path
+        self,
+        planned: Plan,
+        folder: RunFolder,
+        contexts: Mapping[str, Context],
+        data_dir: Path,
+        *,
+        journal: Journal,
+        past: Past | None = None,
     ) -> dict[str, Any]:
-        """Takes the nodes, brings data and images to them; returns what each image is, by its tag.
+        """Takes the nodes, brings data and images to them; returns what each image is, by its tag. After
+        another controller of the run (`past`) only what that one had not done.
 
         Raises ConfigError (E315), BusyError, PreflightError and BuildError.
         """
         cluster = self._selection.cluster
+        self._journal = journal
+        if past is not None and past.images is not None:
+            self._images = dict(past.images["ids"])
+            self._exits.enter_context(self._locked(planned, past=past))
+            return dict(past.images["facts"])
         # Before anything is taken: it reads the password of a registry, where one is asked for.
         images = Provider.of(
             self.pool,
@@ -105,10 +146,16 @@ class Fleet:
             folder=folder.path,
             view=self._view,
         )
-        self._exits.enter_context(self._locked(planned))
+        self._exits.enter_context(self._locked(planned, past=past))
         with self._signals.interruptible():
-            self._images = self._handed_out(planned, images, contexts, data_dir)
-            return of_images(
+            try:
+                self._images = self._handed_out(planned, images, contexts, data_dir)
+            except RemoteError as error:
+                if not is_lost(error):
+                    raise
+                self._view.phase("warning", f"{said(error)}; once more")
+                self._images = self._handed_out(planned, images, contexts, data_dir)
+            found = of_images(
                 self.pool[self.names[0]],
                 self._images,
                 {one.tag: one.base for one in contexts.values()},
@@ -116,6 +163,9 @@ class Fleet:
                 folder=f"{cluster.work_dir}/versions",
                 labels={"nx8.run": planned.identity.run_id},
             )
+        self.tell("prepared", images={"ids": self._images, "facts": found})
+        failpoints.passed("prepared")
+        return found
 
     def _handed_out(
         self, planned: Plan, images: Provider, contexts: Mapping[str, Context], data_dir: Path
@@ -133,7 +183,13 @@ class Fleet:
         return images.provide(contexts)
 
     @contextmanager
-    def launched(self, cell: Cell, folder: RunFolder) -> Iterator[Containers]:
+    def launched(
+        self, cell: Cell, folder: RunFolder, begun: dict[str, Any] | None = None
+    ) -> Iterator[Containers]:
+        """`begun` is the journal's entry of their start where another controller of this run made it."""
+        if begun is None:
+            self.tell("cell", cell=cell.cell_id, containers=[str(one.container) for one in cell.launches])
+            failpoints.passed("cell.begun")
         with started(
             self.pool,
             cell,
@@ -141,45 +197,98 @@ class Fleet:
             images=self._images,
             work_dir=str(self._selection.cluster.work_dir),
             monitor_limit_s=monitor_limit_s(cell, time_limit_s=self._time_limit_s),
+            leases=self._leases,
+            insisted=self._signals.insisted,
+            begun_s=None if begun is None else moment_s(begun),
         ) as containers:
+            self.tell("started", cell=cell.cell_id)
             try:
                 yield containers
             finally:
                 self._containers[cell.cell_id] = containers.record()
 
+    def recall(self, cell_id: str, record: dict[str, Any]) -> None:
+        """What another controller of this run had seen of a cell's containers."""
+        self._containers[cell_id] = record
+
     def containers(self) -> dict[str, Any]:
         """By cell and node: the container as it was, for host.json."""
         return self._containers
 
+    def remains(self) -> list[str]:
+        """What stands on the nodes if we leave now, and when it goes by itself."""
+        return [
+            f"{name}: {LOCK} and the containers of {lease.owner['run']}; "
+            f"its lease ends them in {lease.ends_in_s:.0f} s"
+            for name, lease in self._leases.items()
+        ]
+
     @contextmanager
-    def _locked(self, planned: Plan) -> Iterator[None]:
+    def _locked(self, planned: Plan, *, past: Past | None) -> Iterator[None]:
         """One run at a time on a node: locks in the nodes' sorted order, all let go on the first loss.
 
         From here on signals wait: what is taken is let go, also when they come again and again.
         """
         self._signals.held = True
         self._time_limit_s = planned.time_limit_s
-        owner = _owner(planned)
-        taken: list[str] = []
+        cluster = self._selection.cluster
+        owner = _owner(planned, cluster)
+        held = past.locked if past is not None else frozenset()
+        leases = {
+            name: Lease(self.pool[name], owner, lease_s=cluster.lease_s, tell=self.tell)
+            for name in sorted(self.names)
+        }
+        self._resume({name: lease for name, lease in leases.items() if name in held}, planned.identity.run_id)
+        taken = [name for name in leases if name in held]
         try:
-            for name in sorted(self.names):
-                taken.append(name)  # before the answer, which may be lost; only our own lock is ever removed
-                lock = self.pool[name].lock_dir(LOCK, owner)
-                if not lock.won:
-                    taken.pop()
-                    raise BusyError(_busy(name, LOCK, lock.owner))
+            for name, lease in leases.items():
+                self._leases[name] = lease
+                if name not in held:
+                    taken.append(name)  # before the answer, which may be lost; only our own is ever removed
+                    self._take(lease, taken)
+                    self.tell("locked", node=name)
+                failpoints.passed("lock.taken")
+            failpoints.passed("locked")
             yield
         finally:
             self._let_go(taken, planned.identity.run_id, owner)
 
+    def _resume(self, leases: dict[str, Lease], run_id: str) -> None:
+        """Goes on with what another controller of this run took. Raises PreflightError (E251) where a lease
+        has expired since; then nothing was touched, and the other leases end by themselves.
+        """
+        lapsed = {name: why for name, lease in leases.items() if (why := lease.resume())}
+        if lapsed:
+            for lease in leases.values():
+                lease.pause()
+            raise PreflightError(_lapsed(run_id, why) for why in lapsed.values())
+
+    def _take(self, lease: Lease, taken: list[str]) -> None:
+        """Raises BusyError where another run holds the node, or a dead one's containers cannot be removed."""
+        name = lease.remote.name
+        lock = lease.take()
+        if not lock.won:
+            taken.pop()
+            self._leases.pop(name)
+            raise BusyError(_busy(name, LOCK, lock))
+        if lock.over is not None:
+            dead = str(lock.over.get("run"))
+            self._view.phase("lock", f"{name}: the lease of run {dead} had expired, and was taken over")
+            root = str(lock.over.get("runs") or f"{self._selection.cluster.work_dir}/runs")
+            if left := [one for one in swept(lease.remote, dead, root=root) if one.container]:
+                raise BusyError(Problem(code="E259", message=f"{name}: {left[0]}"))
+
     def _let_go(self, nodes: list[str], run_id: str, owner: dict[str, Any]) -> None:
         """Removes what may be left of the run, then the locks, but for a node where a container may still
-        be.
+        be: that one's lease is not renewed any more, and the node goes on by itself.
         """
         root = f"{self._selection.cluster.work_dir}/runs"
+        for lease in self._leases.values():
+            lease.hurry()
         found = self.pool.settle(
             lambda remote: swept(remote, run_id, root=root), nodes=nodes, limit_s=SWEEP_LIMIT_S
         )
+        failpoints.passed("swept")
         left = {
             name: (Left.unknown(run_id, root, value),) if isinstance(value, Nx8Error) else value
             for name, value in found.items()
@@ -189,17 +298,25 @@ class Fleet:
                 self._view.phase("warning", f"{name}: {one}")
         kept = [name for name in nodes if any(one.container for one in left[name])]
         free = [name for name in nodes if name not in kept]
-        heard = self.pool.settle(
-            lambda remote: remote.unlock_dir(LOCK, owner), nodes=free, limit_s=UNLOCK_LIMIT_S
-        )
-        for name in kept:
-            self._view.phase("warning", f"{name} stays locked until that is done: then remove {LOCK} there")
-        for name, value in heard.items():
-            if isinstance(value, Nx8Error):
-                self._view.phase("warning", f"{name} may still be locked: remove {LOCK} there; {value}")
+        for lease in self._leases.values():
+            lease.pause()
+        heard = self.pool.settle(lambda remote: _unlocked(remote, owner), nodes=free, limit_s=UNLOCK_LIMIT_S)
+        silent = {name: value for name, value in heard.items() if isinstance(value, Nx8Error)}
+        for name in (*kept, *silent):
+            after = self._selection.cluster.lease_s
+            self._view.phase(
+                "warning", f"{name} is let go by its own lease, within {after:g} s; see `nx8 ps`, `nx8 clean`"
+            )
+        self.tell("released", nodes=[name for name in free if name not in silent], kept=kept)
 
 
-def _owner(planned: Plan) -> dict[str, Any]:
+def _unlocked(remote: Remote, owner: dict[str, Any]) -> bool:
+    released = remote.unlock_dir(LOCK, owner)
+    failpoints.passed("unlocked")
+    return released
+
+
+def _owner(planned: Plan, cluster: Cluster) -> dict[str, Any]:
     """Who holds a node. Everyone there may read it, so the token only follows from the run's nonce."""
     return {
         "token": hashlib.sha256(f"lock {planned.identity.nonce}".encode()).hexdigest()[:32],
@@ -208,146 +325,22 @@ def _owner(planned: Plan) -> dict[str, Any]:
         "host": platform.node(),
         "pid": os.getpid(),
         "since": planned.identity.created_utc,
+        "lease_s": cluster.lease_s,
+        "grace_s": GRACE_S,
+        "runs": f"{cluster.work_dir}/runs",
     }
 
 
-def needed(planned: Plan) -> dict[str, str | None]:
-    """By name what nodes need of the data folder: token files, sets and weights; for a set that does not
-    bring its images, the folder where they lie.
-    """
-    found: dict[str, str | None] = {}
-    for cell in planned.cells:
-        job = cell.job
-        images = job.data.samples.images if job.data.samples else None
-        found[job.data.name] = images and images.removeprefix(f"{docker.CONTAINER_DATA}/")
-        if job.questions is not None:
-            found[job.questions.name] = None
-        for folder in job.initial.folders if job.initial else ():
-            found[folder.rpartition("/")[2]] = None
-    return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parcel:
-    """Files of the data folder by their path below it, each with its SHA-256, in the order in which they are
-    copied: what says that all is there comes last.
-    """
-
-    name: str
-    files: dict[str, str]
-
-
-def parcel(source: Path, name: str) -> Parcel:
-    """A token file, a prepared set or published weights, checked here first. Raises ConfigError."""
-    if multimodal.is_set(source, name):
-        return _set_parcel(source, name)
-    if (source / name / weights.MANIFEST).is_file():
-        manifest, digest = weights.listed(source, name)
-        files = {f"{name}/{file.name}": file.sha256 for file in manifest.files}
-        return Parcel(name=name, files={**files, f"{name}/{weights.MANIFEST}": digest})
-    made = data.verify(source, name)
-    if made.index is not None:
-        return Parcel(name=name, files={f"{name}.bin": made.sha256, f"{name}.idx": made.index.sha256})
-    return Parcel(name=name, files={f"{name}.tokens": made.sha256})
-
-
-def _set_parcel(source: Path, name: str) -> Parcel:
-    manifest = multimodal.verify(source, name)
-    files = {f"{name}/{file.name}": file.sha256 for file in manifest.files}
-    if manifest.images_in_set:
-        lines = (source / name / IMAGE_LIST).read_text("utf-8").splitlines()
-        for digest, _, image in (line.partition("  ") for line in lines):
-            files[f"{name}/{IMAGE_FOLDER}/{image}"] = digest
-    last = f"{name}/{MANIFEST}"
-    return Parcel(name=name, files={**files, last: data.file_sha256(source / last)})
-
-
-def hand_out(
-    pool: Pool,
-    name: str,
-    *,
-    source: Path,
-    folder: str,
-    nodes: tuple[str, ...],
-    view: View,
-    images: str | None = None,
-) -> None:
-    """Every node gets the token file, set or weights `name` of `source` in its `folder`: what is missing is
-    copied and proven by its SHA-256, what is there and wrong is named. `images` is a folder below it that has
-    to be there already: a set's images are not copied. Raises ConfigError or PreflightError (E237, E127).
-    """
-    wanted = parcel(source, name)
-    paths = {f"{folder}/{file}": digest for file, digest in wanted.files.items()}
-    held = pool.each(lambda remote: _held(remote, tuple(paths)), nodes=nodes)
-    wrong = [
-        (node, path, seen[path])
-        for node, seen in held.items()
-        for path in paths
-        if seen[path] not in (None, paths[path])
-    ]
-    if wrong:
-        raise PreflightError(
-            _not_the_data(node, path, seen, paths[path]) for node, path, seen in wrong[:MAX_NAMED]
-        )
-    if images is not None:
-        _look_for_images(pool, f"{folder}/{images}", nodes)
-    missing = {node: [path for path in paths if seen[path] is None] for node, seen in held.items()}
-    missing = {node: ones for node, ones in missing.items() if ones}
-    if not missing:
-        return
-    view.phase("data", f"{name} to {', '.join(missing)}")
-
-    def copy(remote: Remote) -> None:
-        lacking = missing[remote.name]
-        remote.make_dirs(folder, *sorted({path.rpartition("/")[0] for path in lacking}))
-        for path in lacking:
-            here = source / path.removeprefix(f"{folder}/")
-            arrived = remote.write(path, data.chunks(here), timeout_s=COPY_LIMIT_S)
-            if arrived != paths[path]:
-                raise PreflightError(_not_the_data(remote.name, path, arrived, paths[path]))
-
-    pool.each(copy, nodes=tuple(missing))
-
-
-def _held(remote: Remote, paths: tuple[str, ...]) -> dict[str, str | None]:
-    """SHA-256 of what is there, a few hundred files at a time: the answer has a limit."""
-    found: dict[str, str | None] = {}
-    for at in range(0, len(paths), ASKED_AT_ONCE):
-        some = paths[at : at + ASKED_AT_ONCE]
-        found |= dict(zip(some, remote.sha256(*some), strict=True))
-        silent = [path for path in some if found[path] is None]
-        for path, one in zip(silent, remote.stat(*silent) if silent else (), strict=True):
-            if one.get("exists") is not False:
-                # Never written over: a link may lead to data that others use.
-                found[path] = (
-                    f"not to be had, it is a {one.get('kind', 'file')} that our account does not read"
-                )
-    return found
-
-
-def _look_for_images(pool: Pool, path: str, nodes: tuple[str, ...]) -> None:
-    found = pool.each(lambda remote: remote.stat(path)[0], nodes=nodes)
-    absent = [node for node, seen in found.items() if seen.get("kind") not in ("folder", "link")]
-    if absent:
-        raise PreflightError(
-            Problem(
-                code="E127",
-                message=f"{node}: {path} is no folder: the images of the set have to lie there",
-                help="images are not copied by nx8: put them on every node, or mount them there",
-            )
-            for node in absent
-        )
-
-
-def _not_the_data(node: str, target: str, seen: str | None, wanted: str) -> Problem:
+def _lapsed(run_id: str, why: str) -> Problem:
     return Problem(
-        code="E237",
-        message=f"{node}: {target} is not the data of the plan: its sha256 is {seen}",
-        help=f"planned is {wanted}; remove the file there, or plan with that data",
+        code="E251",
+        message=f"run {run_id} cannot be resumed: {why}",
+        help="what it had measured by then is kept; run again, and `nx8 clean` removes what is left on nodes",
     )
 
 
-def _busy(node: str, path: str, owner: dict[str, Any] | None) -> Problem:
+def _busy(node: str, path: str, lock: Locked) -> Problem:
+    owner, lease = lock.owner, lock.lease
     if owner is None:
         return Problem(
             code="E601",
@@ -355,8 +348,15 @@ def _busy(node: str, path: str, owner: dict[str, Any] | None) -> Problem:
             help="look there, then remove it",
         )
     who = f"{owner.get('user')} on {owner.get('host')} (pid {owner.get('pid')})"
-    return Problem(
-        code="E601",
-        message=f"{node} is busy: run {owner.get('run')} of {who}, since {owner.get('since')}",
-        help=f"wait for it; if that process is gone, remove {path} on the node",
-    )
+    held = f"run {owner.get('run')} of {who}, since {owner.get('since')}"
+    if lease is not None and lease.expired:
+        return Problem(
+            code="E601",
+            message=f"{node} is busy: the lease of {held}, has expired, and the node is clearing it away",
+            help="try again in a moment; if it stays, nx8 clean on that cluster names what does not go",
+        )
+    if lease is not None and lease.lease_s is not None:
+        help_ = f"wait for it; it holds the node by a lease of {lease.lease_s:g} s, which ends when it dies"
+    else:
+        help_ = f"wait for it; if that process is gone, remove {path} on the node"
+    return Problem(code="E601", message=f"{node} is busy: {held}", help=help_)

@@ -5,14 +5,16 @@ from the files.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from orchestrator.monitor import MAX_LINE_BYTES, read_monitor
 from orchestrator.parse.events import EventReader
 from orchestrator.parse.program import IterationReader
 from orchestrator.parse.records import Answered, End, Fail, Step
 from orchestrator.plan import Cell
+from orchestrator.stall import Tempo
 from orchestrator.verdict import HostSeen
+from orchestrator.verdict.evidence import Sighting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -76,16 +78,28 @@ class Sight:
 class Running(Protocol):
     """What was started and can be waited for: a local launcher, or the containers on nodes.
 
-    `descriptor` becomes readable when it ends; `lost` says why its end cannot be known, or is None.
+    `descriptor` becomes readable when it ends; `lost` says why its end cannot be known, or is None;
+    `started_s` is time.monotonic() when it was started, `oom_killed` the nodes of which docker says so.
+    `examine` keeps where its ranks stand.
     """
 
     descriptor: int
     lost: str | None
+    started_s: float
+
+    @property
+    def odd_end(self) -> str | None:
+        """What ended it that was neither its ranks nor their launcher; None where nothing did."""
+        ...
 
     @property
     def wall_s(self) -> float | None: ...
+    @property
+    def oom_killed(self) -> tuple[str, ...]: ...
     def exit_code(self) -> int | None: ...
+    def examine(self) -> None: ...
     def stop(self) -> None: ...
+    def record(self) -> dict[str, Any]: ...
 
 
 class Watcher(Protocol):
@@ -144,7 +158,8 @@ class Stopped(NamedTuple):
 @dataclass(slots=True, kw_only=True)
 class Pace:
     """Decides from the times of steps whether a cell still moves. Pure: the clock's readings are arguments,
-    in seconds.
+    in seconds. `stall_limit_s` is the most that may pass; less is learned from the steps themselves.
+    `total` is the last planned step: what comes after it has no rhythm.
     """
 
     started_s: float
@@ -153,13 +168,31 @@ class Pace:
     time_limit_s: float | None
     world_size: int
     first_rank: int = 0
+    total: int | None = None
     last_step: dict[int, int] = field(default_factory=dict)
     last_news_s: float | None = None
+    tempo: Tempo = field(init=False)
+    _ended_s: dict[int, float] = field(default_factory=dict)
 
-    def saw_step(self, rank: int, step: int, now_s: float) -> None:
-        if step > self.last_step.get(rank, 0):
-            self.last_step[rank] = step
-            self.last_news_s = now_s
+    def __post_init__(self) -> None:
+        self.tempo = Tempo(ceiling_s=self.stall_limit_s)
+
+    def saw_step(self, rank: int, step: int, now_s: float, *, end_s: float | None = None) -> None:
+        """`end_s`: when the step ended by the rank's own clock."""
+        if step <= self.last_step.get(rank, 0):
+            return
+        if end_s is not None:
+            if step == self.last_step.get(rank, 0) + 1 and rank in self._ended_s:
+                self.tempo.saw(step=step, interval_s=end_s - self._ended_s[rank])
+            self._ended_s[rank] = end_s
+        self.last_step[rank] = step
+        self.last_news_s = now_s
+
+    @property
+    def limit_s(self) -> float:
+        """How long no step may come now."""
+        ending = self.total is not None and max(self.last_step.values(), default=0) >= self.total
+        return self.stall_limit_s if ending else self.tempo.limit_s
 
     def overdue(self, now_s: float) -> Stopped | None:
         """Why to stop once a limit is passed, None before."""
@@ -172,8 +205,8 @@ class Pace:
                 return Stopped(
                     "startup_limit", f"no first step within {self.startup_limit_s:g} s; {self.seen()}"
                 )
-        elif now_s - self.last_news_s > self.stall_limit_s:
-            return Stopped("stall", f"no step for {self.stall_limit_s:g} s; {self.seen()}")
+        elif now_s - self.last_news_s > self.limit_s:
+            return Stopped("stall", f"no step for {self.limit_s:.4g} s; {self.seen()}")
         return None
 
     def seen(self) -> str:
@@ -200,6 +233,9 @@ class Onlooker:
     ended: set[int] = field(default_factory=set)
     failed: set[int] = field(default_factory=set)
     shown_s: float | None = None
+    #: By rank: (step, when) of the first and the last look that saw one; of a look the newest step.
+    first_seen: dict[int, tuple[int, float]] = field(default_factory=dict)
+    last_seen: dict[int, tuple[int, float]] = field(default_factory=dict)
 
     def look(self, now_s: float, watcher: Watcher, *, last: bool = False) -> None:
         """Reads what is new, and shows it, though not at every look unless it is the `last`."""
@@ -209,18 +245,30 @@ class Onlooker:
                     continue
                 if isinstance(record, Step):
                     self.newest[rank], self.news_s[rank] = record, now_s
-                    self.pace.saw_step(rank, record.step, now_s)
+                    self.pace.saw_step(rank, record.step, now_s, end_s=record.end_s)
                 elif isinstance(record, Answered):
                     self.pace.last_news_s = now_s  # after the last step, the only sign of life
                 elif isinstance(record, End):
                     self.ended.add(rank)
                 elif isinstance(record, Fail):
                     self.failed.add(rank)
+            if rank in self.newest and self.news_s[rank] == now_s:
+                self.last_seen[rank] = self.newest[rank].step, now_s
+                self.first_seen.setdefault(rank, self.last_seen[rank])
         if last or self.shown_s is None or now_s - self.shown_s >= SHOW_S:
             self.shown_s = now_s
             for gauge in self.gauges.values():
                 gauge.look()
             watcher(self._sight(now_s))
+
+    def sighted(self, started_s: float) -> tuple[Sighting, ...]:
+        """What the host's own clock says of the steps; `started_s` is when the launcher was started."""
+        looks = {
+            (rank, *look): Sighting(rank=rank, step=look[0], after_s=round(look[1] - started_s, 6))
+            for looks in (self.first_seen, self.last_seen)
+            for rank, look in looks.items()
+        }
+        return tuple(looks[key] for key in sorted(looks))
 
     def _sight(self, now_s: float) -> Sight:
         steps = list(self.newest.values())
@@ -329,6 +377,7 @@ def follow(
         time_limit_s=time_limit_s,
         world_size=len(events),
         first_rank=min(events, default=0),
+        total=cell.job.steps.total,
     )
     eyes = onlooker(cell, pace, events=events, monitors=monitors)
     stopped: Stopped | None = None
@@ -341,10 +390,14 @@ def follow(
             )
         elif launcher.exit_code() is None:
             stopped = pace.overdue(clock())
+            if stopped is not None and stopped.why != "time_limit":
+                launcher.examine()  # what stands still is looked at before it is ended
     launcher.stop()
     eyes.look(clock(), watcher, last=True)
     if launcher.lost is not None:
         stopped = stopped or Stopped("node_lost", launcher.lost)
+    elif launcher.odd_end is not None:
+        stopped = stopped or Stopped("container", launcher.odd_end)
     return HostSeen(
         started=True,
         not_run_reason=None,
@@ -352,4 +405,6 @@ def follow(
         launcher_wall_s=launcher.wall_s,
         stopped=stopped.why if stopped else None,
         detail=stopped.detail if stopped else "",
+        sighted=eyes.sighted(launcher.started_s),
+        oom_killed=launcher.oom_killed,
     )

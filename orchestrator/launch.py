@@ -7,21 +7,24 @@ import select
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import PreflightError, Problem
+from orchestrator.hung import DMESG, LOOK_LIMIT_S, STACKS, kernel_words
 from orchestrator.results.storage import make_folder, storage_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from orchestrator.plan import Launch
 
 #: What the launcher itself needs at most to end its ranks (its own grace, then SIGKILL) before we end its
 #: whole session.
 STOP_LIMIT_S = 20.0
+#: How soon it is noticed that somebody asked a second time.
+STOP_LOOK_S = 0.2
 #: Set by whoever started us inside another job; a rank must not find its place in that one.
 FOREIGN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -29,12 +32,21 @@ FOREIGN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK",
 class Launcher:
     """One running launcher on this machine. `descriptor` becomes readable when it ends."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], *, output: Path, insisted: Callable[[], bool]
+    ) -> None:
+        self._insisted = insisted
         self._process = process
+        self._output = output
         self.started_s = time.monotonic()
         self.ended_s: float | None = None
         self.lost: str | None = None  # a process of this machine cannot be
+        self.oom_killed: tuple[str, ...] = ()  # docker's word, and here is none
         self.descriptor = os.pidfd_open(process.pid)
+
+    @property
+    def odd_end(self) -> None:
+        return None
 
     @property
     def wall_s(self) -> float | None:
@@ -48,6 +60,31 @@ class Launcher:
         code = self._process.returncode
         return 128 - code if code is not None and code < 0 else code
 
+    def record(self) -> dict[str, Any]:
+        """Of containers there are none."""
+        return {}
+
+    def examine(self) -> None:
+        """Keeps where the ranks stand, while they still do, and what the kernel said last. Whatever fails in
+        it changes nothing.
+        """
+        if self.exit_code() is not None:
+            return
+        self._process.send_signal(signal.SIGUSR1)
+        with suppress(OSError, subprocess.TimeoutExpired):
+            said = subprocess.run(
+                ("dmesg",),  # noqa: S607 - where it is differs, and without it nothing is lost
+                check=False,
+                capture_output=True,
+                timeout=10,
+                stdin=subprocess.DEVNULL,
+            )
+            (self._output / DMESG).write_bytes(kernel_words(said.stdout + said.stderr))
+        deadline = time.monotonic() + LOOK_LIMIT_S
+        while time.monotonic() < deadline and not (self._output / STACKS).exists():
+            if select.select([self.descriptor], [], [], 0.05)[0]:
+                return
+
     def stop(self) -> None:
         """Ends the launcher and all it started: a word first, then force. Returns when none of it is left."""
         if self.exit_code() is not None:
@@ -55,8 +92,14 @@ class Launcher:
         assert self._process.stdin is not None
         self._process.stdin.close()  # end of file: the host is gone
         self._process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_LIMIT_S
         try:
-            select.select([self.descriptor], [], [], STOP_LIMIT_S)
+            while not (
+                self._insisted()
+                or time.monotonic() > deadline
+                or select.select([self.descriptor], [], [], STOP_LOOK_S)[0]
+            ):
+                pass
         finally:
             self._end()
 
@@ -95,8 +138,12 @@ def _until_empty(group: int) -> None:
 
 
 @contextmanager
-def launched(launch: Launch, *, working_directory: Path) -> Iterator[Launcher]:
-    """The launcher of one node, running. Raises PreflightError (E301) when it cannot be started at all."""
+def launched(
+    launch: Launch, *, working_directory: Path, insisted: Callable[[], bool] = lambda: False
+) -> Iterator[Launcher]:
+    """The launcher of one node, running. `insisted`: whether it gets no more grace. Raises PreflightError
+    (E301) when it cannot be started at all.
+    """
     output = Path(launch.host_output)
     environment = {key: value for key, value in os.environ.items() if key not in FOREIGN}
     try:
@@ -122,7 +169,7 @@ def launched(launch: Launch, *, working_directory: Path) -> Iterator[Launcher]:
                     message=f"{launch.node}: {launch.argv[0]} cannot be started: {error.strerror}",
                 )
             ) from error
-    launcher = Launcher(process)
+    launcher = Launcher(process, output=output, insisted=insisted)
     try:
         yield launcher
     finally:

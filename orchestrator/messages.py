@@ -39,6 +39,18 @@ MESSAGES: dict[str, Message] = {
     "config.proxy": Message("（proxy）", " (proxy)"),
     "config.rehearsal": Message("（rehearsal）", " (rehearsal)"),
     # Notes under the table.
+    "note.degraded": Message(
+        "degraded：结果保留，但有落后者拖慢了所有人：{slow}",
+        "degraded: the result stands, but others were kept waiting: {slow}",
+    ),
+    "degraded.node": Message(
+        "节点 {node} 的计算用时为较快一半的 {factor} 倍",
+        "node {node} computed {factor} times as long as the faster half",
+    ),
+    "degraded.rank": Message(
+        "rank {rank}（{node}）的计算用时为较快一半的 {factor} 倍",
+        "rank {rank} ({node}) computed {factor} times as long as the faster half",
+    ),
     "note.rehearsal": Message(
         "rehearsal：加速卡由替身扮演，其数字绝不用于比较。改动：{what}",
         "rehearsal: the accelerators are stand-ins, and no figure is ever compared. Changed: {what}",
@@ -55,6 +67,11 @@ MESSAGES: dict[str, Message] = {
         "峰值 {peak} TFLOPS（{dtype}，{source}）；按 PaLM 附录 B 计入注意力：{palm}",
         "MFU = {speed} token/p/s × {multiplier} × N ÷ peak; N = {parameters}, "
         "peak {peak} TFLOPS ({dtype}, {source}); with attention, by PaLM's appendix B: {palm}",
+    ),
+    "note.mfu_ceiling": Message(
+        "为当日实测上限的 {share}：{tflops} TFLOPS（{dtype}，{at}，nx8 doctor --deep），按 PaLM 附录 B 计",
+        "{share} of what the devices were measured to do: {tflops} TFLOPS ({dtype}, {at}, nx8 doctor --deep)"
+        ", counted by PaLM's appendix B",
     ),
     "note.mem_cpu": Message(
         "mem 在 CPU 上是各 rank 峰值 RSS 之和 / 节点 MemTotal，单位 GiB",
@@ -315,6 +332,22 @@ MESSAGES: dict[str, Message] = {
 SENTENCES: tuple[Message, ...] = (
     Message("{n} 个（共 {m} 个）测量步没有有限的 loss", "{n} of {m} measured steps have no finite loss"),
     Message("引擎不报告该值", "the engine does not report it"),
+    Message("这种设备没有 tf32 开关", "this device has no switch for tf32"),
+    Message("设备的内存就是主机内存", "the device's memory is the host's own"),
+    Message("只有一个 rank，没有归约的对象", "one rank alone has nobody to reduce with"),
+    Message("未测量上限：nx8 doctor --deep", "no ceiling was measured: nx8 doctor --deep"),
+    Message("{node}：没有保存上限", "{node}: no ceiling was kept"),
+    Message("{node}：上限没有注明测量时间", "{node}: the ceiling does not say when it was measured"),
+    Message(
+        "{node}：上限不是在运行前一天之内测得，而是在 {at}",
+        "{node}: the ceiling was not measured in the day before the run but at {at}",
+    ),
+    Message("{node}：没有测量 {dtype} 的上限", "{node}: no ceiling was measured for {dtype}"),
+    Message("{node}：并非每张卡都有 {dtype} 的上限", "{node}: not every device has a ceiling for {dtype}"),
+    Message(
+        "运行比实测上限还快：请在空闲节点上重新测量",
+        "the run was faster than the measured ceiling: measure it anew on idle nodes",
+    ),
     Message(
         "没有监控样本：该值须由设备自己的监控工具给出",
         "no monitor samples: this figure is what a device's own monitor saw",
@@ -403,6 +436,31 @@ SENTENCES: tuple[Message, ...] = (
     Message("时间限制：{why}", "time limit: {why}"),
     Message("失联：{why}", "lost: {why}"),
     Message("被停止：{why}", "stopped: {why}"),
+    Message(
+        "{ranks} 没有到达（{doing}）；{limit} s 内没有新的一步；{why}",
+        "{ranks} did not arrive: {doing}; no step for {limit} s; {why}",
+    ),
+    Message("{limit} s 内没有新的一步；{why}", "no step for {limit} s; {why}"),
+    Message("{limit} s 内没有第一步；{why}", "no first step within {limit} s; {why}"),
+    Message("各 rank 最后一步：{steps}", "last steps: {steps}"),
+    Message("设备内存不足：{why}", "out of memory (device): {why}"),
+    Message("主机内存不足：{why}", "out of memory (host): {why}"),
+    Message("磁盘已满：{why}", "disk full: {why}"),
+    Message(
+        "内核终止了 rank {rank}，docker 就 {node} 如此报告{where}",
+        "the kernel killed rank {rank}, docker says so of {node}{where}",
+    ),
+    Message(
+        "rank {rank} 没有空间写记录（退出码 {code}）{where}",
+        "rank {rank} had no room for its records (exit code {code}){where}",
+    ),
+    Message(
+        "启动器没有空间写状态（退出码 {code}）", "the launcher had no room for its status (exit code {code})"
+    ),
+    Message(
+        "{node}：docker 报告内核因内存不足终止了进程",
+        "{node}: docker says that the kernel killed something for want of memory",
+    ),
     Message("{limit} s 内没有新的一步", "no new step for {limit} s"),
     Message("{limit} s 之后并非每个 rank 都在运行", "not every rank was under way after {limit} s"),
     Message("运行的时间限制已用完", "the run's time limit was used up"),

@@ -205,7 +205,7 @@ def _container_launch(
         engine=job.engine,
         image=context.tag,
         name=name,
-        command=("python3", f"{docker.CONTAINER_TRAINER}/launch.py", *words),
+        command=("python3", f"{docker.CONTAINER_TRAINER}/launch.py", *words, *_lease_words(selection)),
         num_devices=cluster.devices_per_node,
         node_job_dir=node_job_dir,
         node_data_dir=cluster.data_dir,
@@ -227,6 +227,12 @@ def _container_launch(
         container=name,
         node_job_dir=node_job_dir,
     )
+
+
+def _lease_words(selection: Selection) -> tuple[str, ...]:
+    """What the launcher in a container watches, as nobody holds its standard input."""
+    limit = f"{selection.cluster.lease_s:g}"
+    return ("--lease", f"{docker.CONTAINER_JOB}/lease", "--lease-limit", limit)
 
 
 def _over(selection: Selection) -> dict[str, str]:

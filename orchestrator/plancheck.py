@@ -31,6 +31,16 @@ def refused(
                 help="choose another precision: --set precision=…   (or in the device's config)",
             )
         )
+    if case.attention != "sdpa" and not on_cpu and not _has_flash_attention(case, vendor):
+        problems.append(
+            Problem(
+                code="E128",
+                message=f"{name}: attention {case.attention} needs the module flash_attn, which no image of "
+                f"{vendor.display_name} is known to have",
+                help="take torch's own: --set attention=sdpa   (or list the module under packages in its "
+                "vendor.yaml)",
+            )
+        )
     if case.attention != "sdpa" and on_cpu:
         problems.append(
             Problem(
@@ -40,6 +50,12 @@ def refused(
             )
         )
     return problems
+
+
+def _has_flash_attention(case: Work, vendor: Vendor) -> bool:
+    listed = vendor.packages_of(case.engine, ("flash_attn_2",))
+    # An external program brings its own kernels.
+    return case.engine in vendor.programs or any(package.module == "flash_attn" for package in listed)
 
 
 def data_problems(name: str, case: Work, source: Manifest | Samples) -> list[Problem]:

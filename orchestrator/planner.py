@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from orchestrator.cases import Case, Model, Optimizer
     from orchestrator.memory import MemoryPlan
     from orchestrator.render import Context
-    from orchestrator.vendors import Device
+    from orchestrator.vendors import Device, Need
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +144,39 @@ def engine_of(chosen: Chosen, selection: Selection, options: Options) -> str:
     """Which engine trains this case in the end: the command line's, the device's, the case's."""
     base = works_of(chosen.case, selection)[0]
     return str(_changes(selection, base, chosen, options).get("engine", base.engine))
+
+
+def needs_of(selection: Selection, options: Options) -> dict[str, frozenset[Need]]:
+    """Every engine that trains something, with what its works need of their image beside it."""
+    found: dict[str, frozenset[Need]] = {}
+    for chosen in selection.cases:
+        engine = engine_of(chosen, selection, options)
+        for base in works_of(chosen.case, selection):
+            attention = _changes(selection, base, chosen, options).get("attention", base.attention)
+            # What is drawn for a proxy is read without a library.
+            asked = base.evaluation is not None and base.evaluation.builtin is None
+            needs: dict[Need, bool] = {
+                "flash_attn_2": attention == "flash_attn_2",
+                "images": base.data.images is not None or asked,
+            }
+            found[engine] = found.get(engine, frozenset()) | {name for name, is_so in needs.items() if is_so}
+    return found
+
+
+def needs_of_plan(planned: Plan, *, proxy: bool) -> dict[str, frozenset[Need]]:
+    """The same, of a plan that was made."""
+    found: dict[str, frozenset[Need]] = {}
+    for job in (cell.job for cell in planned.cells):
+        samples = job.data.samples
+        files = (samples is not None and samples.images is not None) or job.questions is not None
+        needs: dict[Need, bool] = {
+            "flash_attn_2": job.attention == "flash_attn_2",
+            "images": files and not proxy,
+        }
+        found[job.engine] = found.get(job.engine, frozenset()) | {
+            name for name, is_so in needs.items() if is_so
+        }
+    return found
 
 
 def works_of(case: Case, selection: Selection) -> tuple[Work, ...]:

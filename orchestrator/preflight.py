@@ -6,7 +6,7 @@ import posixpath
 import shlex
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator import docker, facts, versions
 from orchestrator.errors import PreflightError, Problem
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.cluster import Cluster
     from orchestrator.plan import Plan
     from orchestrator.remote.pool import Pool
-    from orchestrator.remote.remote import Remote
+    from orchestrator.remote.remote import Completed, Remote
     from orchestrator.vendors import Vendor
 
 COMMAND_LIMIT_S = 12.0
@@ -112,14 +112,12 @@ def _crooked(remote: Remote, cluster: Cluster) -> Iterable[Problem]:
     so a run could not clean up after itself there.
     """
     for key, path in (("work_dir", str(cluster.work_dir)), ("data_dir", cluster.data_dir)):
+        link = link_on_the_way(remote, path)
         plain = posixpath.normpath(path)
-        steps = [str(one) for one in (*reversed(PurePosixPath(plain).parents), PurePosixPath(plain))]
-        found = remote.stat(*steps, timeout_s=COMMAND_LIMIT_S)
-        links = [step for step, one in zip(steps, found, strict=True) if one.get("kind") == "link"]
-        if links:
+        if link is not None:
             yield Problem(
                 code="E247",
-                message=f"{remote.name}: {key} {path} goes through a link: {links[0]}",
+                message=f"{remote.name}: {key} {path} goes through a link: {link}",
                 help=f"write the real path into the cluster file; on the node: realpath {shlex.quote(path)}",
             )
         elif plain != path:
@@ -127,28 +125,62 @@ def _crooked(remote: Remote, cluster: Cluster) -> Iterable[Problem]:
             yield Problem(code="E247", message=message, help=f"write {plain} into the cluster file")
 
 
+class Stats(Protocol):
+    """Who can say what stands at a path: a node, or this machine."""
+
+    def stat(self, *paths: str, timeout_s: float = 10.0) -> tuple[dict[str, Any], ...]: ...
+
+
+def link_on_the_way(remote: Stats, path: str) -> str | None:
+    """The first link among `path` and the folders above it, None where there is none."""
+    plain = posixpath.normpath(path)
+    steps = [str(one) for one in (*reversed(PurePosixPath(plain).parents), PurePosixPath(plain))]
+    found = remote.stat(*steps, timeout_s=COMMAND_LIMIT_S)
+    return next(
+        (step for step, one in zip(steps, found, strict=True) if one.get("kind") == "link"),
+        None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DockerSaid:
+    """The engine's `version`, or why there is none: `code` (E231 … E233) and what docker itself said."""
+
+    version: str | None = None
+    code: str | None = None
+    said: str = ""
+
+
+def docker_said(done: Completed) -> DockerSaid:
+    """Pure: from how `docker.version_argv()` ended."""
+    said = done.stderr.decode("utf-8", "replace").strip()
+    last = said.splitlines()[-1][:200] if said else f"exit {done.rc}"
+    if not done.started:
+        return DockerSaid(code="E231", said=last)
+    if "permission denied" in said.lower():
+        return DockerSaid(code="E232", said=last)
+    if done.rc != 0:
+        return DockerSaid(code="E233", said=last)
+    found = docker.read_version(done.stdout)
+    if not isinstance(found, Problem) and found.server:
+        return DockerSaid(version=found.server)
+    return DockerSaid(code="E233", said="docker's engine does not say its version")
+
+
 def _docker(remote: Remote, problems: list[Problem]) -> str | None:
     """The engine's version; what is wrong with docker there becomes a problem that says what it is."""
-    done = remote.run(docker.version_argv(), timeout_s=COMMAND_LIMIT_S)
-    said = done.stderr.decode("utf-8", "replace").strip()
-    if not done.started:
-        message, fix = "docker is not installed", "install Docker Engine on the node"
-    elif "permission denied" in said.lower():
-        message, fix = (
-            "this user may not use docker",
-            "on the node: usermod -aG docker USER, then log in again",
-        )
-    elif done.rc != 0:
-        last = said.splitlines()[-1][:200] if said else f"exit {done.rc}"
-        message, fix = f"docker does not answer: {last}", "on the node: systemctl start docker"
-    else:
-        found = docker.read_version(done.stdout)
-        if not isinstance(found, Problem) and found.server:
-            return found.server
-        message, fix = "docker's engine does not say its version", "on the node: docker version"
-    code = "E231" if not done.started else "E232" if "may not" in message else "E233"
-    problems.append(Problem(code=code, message=f"{remote.name}: {message}", help=fix))
-    return None
+    found = docker_said(remote.run(docker.version_argv(), timeout_s=COMMAND_LIMIT_S))
+    if found.code is not None:
+        message, fix = {
+            "E231": ("docker is not installed", "install Docker Engine on the node"),
+            "E232": (
+                "this user may not use docker",
+                "on the node: usermod -aG docker USER, then log in again",
+            ),
+            "E233": (f"docker does not answer: {found.said}", "on the node: systemctl start docker"),
+        }[found.code]
+        problems.append(Problem(code=found.code, message=f"{remote.name}: {message}", help=fix))
+    return found.version
 
 
 def node_facts(remote: Remote, looked: Looked, cluster: Cluster, vendor: Vendor) -> NodeFacts:

@@ -34,7 +34,7 @@ from orchestrator.text import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from orchestrator.cluster import Site
@@ -114,10 +114,17 @@ def build_args(site: Site) -> dict[str, str]:
 
 
 def dockerfile(
-    folder: Path, name: str, vendor: Vendor, *, engine: str, site: Site, rehearsal: bool = False
+    folder: Path,
+    name: str,
+    vendor: Vendor,
+    *,
+    engine: str,
+    site: Site,
+    rehearsal: bool = False,
+    needs: Collection[str] = (),
 ) -> str:
     """The Dockerfile of one vendor and engine; `folder` is dockerfiles/. It ends with a newline. In a
-    `rehearsal` an external program is replaced by its stand-in.
+    `rehearsal` an external program is replaced by its stand-in; `needs` is what else the work asks of it.
 
     Raises ConfigError (E242) for a value that may not stand in one and (E243) for a template that fails.
     """
@@ -128,7 +135,9 @@ def dockerfile(
         "engine": engine,
         "base": base_reference(vendor, engine, site),
         # A stand-in needs nothing of what the program that it stands in for does.
-        "packages": ["torch"] if rehearsal and engine in vendor.programs else list(_packages(vendor, engine)),
+        "packages": ["torch"]
+        if rehearsal and engine in vendor.programs
+        else list(_packages(vendor, engine, needs)),
         "pip": list(_pip(site)),
         "wheels": site.wheels is not None,
         "rehearsal": rehearsal,
@@ -175,12 +184,15 @@ def context(
     engine: str,
     site: Site,
     rehearsal: bool = False,
+    needs: Collection[str] = (),
 ) -> Context:
     """The Dockerfile with the trainer and, where the site has them, wheels: sorted, without times and owners.
 
     Raises ConfigError as `dockerfile` does, and (E244) for a wheels folder that cannot be read.
     """
-    text = dockerfile(workspace.vendors, name, vendor, engine=engine, site=site, rehearsal=rehearsal)
+    text = dockerfile(
+        workspace.vendors, name, vendor, engine=engine, site=site, rehearsal=rehearsal, needs=needs
+    )
     files = {"Dockerfile": text.encode("utf-8"), "nx8/provide.py": (workspace.vendors / PROVIDE).read_bytes()}
     for path in sorted(workspace.trainer.glob("*.py")):
         files[f"nx8/trainer/{path.name}"] = path.read_bytes()
@@ -201,11 +213,11 @@ def context(
     )
 
 
-def _packages(vendor: Vendor, engine: str) -> Iterator[str]:
+def _packages(vendor: Vendor, engine: str, needs: Collection[str]) -> Iterator[str]:
     """`module` or `module=name==version`, as shared/provide.py takes them. torch is never installed over a
     vendor's own.
     """
-    listed = vendor.packages_of(engine)
+    listed = vendor.packages_of(engine, needs)
     if all(package.module != "torch" for package in listed):
         yield "torch"
     for package in listed:

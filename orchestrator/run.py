@@ -3,38 +3,44 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import secrets
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from orchestrator import __version__, facts
+from orchestrator import __version__, ceilings, facts, failpoints, history
+from orchestrator.attempts import attempted
 from orchestrator.derive import derive, render
-from orchestrator.errors import Nx8Error, PreflightError, Problem
+from orchestrator.errors import ConfigError, Nx8Error, PreflightError, Problem, Stopped
 from orchestrator.follow import follow
+from orchestrator.journal import Journal, Past
 from orchestrator.launch import launched
+from orchestrator.parse.strict import Fields
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Options, Sources, engine_of, plan
+from orchestrator.planner import Options, Sources, needs_of, plan
 from orchestrator.report.markdown import report_text
 from orchestrator.results import RunFolder, serialise, write_atomic
 from orchestrator.selection import Selection, select
+from orchestrator.signals import Signals
 from orchestrator.sources import kept, prepared
+from orchestrator.ui import View
 from orchestrator.verdict import HostSeen
+from orchestrator.verdict.evidence import host_seen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from orchestrator.follow import Running
     from orchestrator.plan import Cell
     from orchestrator.render import Context
-    from orchestrator.signals import Signals
-    from orchestrator.ui import View
     from orchestrator.workspace import Workspace
 
 
@@ -46,6 +52,12 @@ class Request:
     vendor: str | None
     cluster: str | None
     options: Options
+    #: Nodes of the cluster and its spares to run on, in order; all of the cluster where none is named.
+    nodes: tuple[str, ...] = ()
+    #: Stages to run; all where none is named.
+    stages: tuple[str, ...] = ()
+    #: Why these nodes: what stands in the result about nodes that were left out or replaced.
+    staffing: Mapping[str, object] | None = None
 
 
 @dataclass(slots=True)
@@ -72,17 +84,31 @@ class Runner(Protocol):
     def __exit__(self, *_: object) -> None: ...
     def looked_at(self, planned: Plan) -> dict[str, Any]: ...
     def prepare(
-        self, planned: Plan, folder: RunFolder, contexts: Mapping[str, Context], data_dir: Path
+        self,
+        planned: Plan,
+        folder: RunFolder,
+        contexts: Mapping[str, Context],
+        data_dir: Path,
+        *,
+        journal: Journal,
+        past: Past | None = None,
     ) -> dict[str, Any]: ...
-    def launched(self, cell: Cell, folder: RunFolder) -> AbstractContextManager[Running]: ...
+    def launched(
+        self, cell: Cell, folder: RunFolder, begun: dict[str, Any] | None = None
+    ) -> AbstractContextManager[Running]: ...
+    def recall(self, cell_id: str, record: dict[str, Any]) -> None: ...
     def containers(self) -> dict[str, Any]: ...
+    def remains(self) -> list[str]: ...
 
 
 class Here:
-    """This machine alone: its own Python starts the launcher, and nothing needs to be handed out."""
+    """This machine alone: its own Python starts the launcher, and nothing needs to be handed out. The
+    launcher's standard input is its lease: it ends with us.
+    """
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, signals: Signals) -> None:
         self._workspace = workspace
+        self._signals = signals
 
     def __enter__(self) -> Self:
         return self
@@ -95,19 +121,34 @@ class Here:
         preflight(planned)
         return {}
 
-    def prepare(self, *_: object) -> dict[str, Any]:
+    def prepare(self, *_: object, journal: Journal, past: Past | None = None) -> dict[str, Any]:  # noqa: ARG002
         return {}
 
-    def launched(self, cell: Cell, folder: RunFolder) -> AbstractContextManager[Running]:  # noqa: ARG002
-        return launched(cell.launches[0], working_directory=self._workspace.home)
+    def launched(
+        self,
+        cell: Cell,
+        folder: RunFolder,  # noqa: ARG002
+        begun: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> AbstractContextManager[Running]:
+        return launched(
+            cell.launches[0],
+            working_directory=self._workspace.home,
+            insisted=self._signals.insisted,
+        )
+
+    def recall(self, cell_id: str, record: dict[str, Any]) -> None:
+        pass
 
     def containers(self) -> dict[str, Any]:
         return {}
 
+    def remains(self) -> list[str]:
+        return ["the launcher on this machine; it ends its ranks within seconds, as its standard input ends"]
+
 
 def runner_of(workspace: Workspace, selection: Selection, view: View, signals: Signals) -> Runner:
     if selection.cluster.transport == "local":
-        return Here(workspace)
+        return Here(workspace, signals)
     from orchestrator.fleet import Fleet  # fabric and paramiko take a while; a local run never needs them
 
     return Fleet(workspace, selection, view, signals)
@@ -122,10 +163,16 @@ def run(
     """
     phases = Phases()
     with phases.measure("plan"):
-        selection = select(workspace, cases=request.cases, vendor=request.vendor, cluster=request.cluster)
+        selection = select(
+            workspace,
+            cases=request.cases,
+            vendor=request.vendor,
+            cluster=request.cluster,
+            nodes=request.nodes,
+        )
         sources = prepared(selection, data_dir(workspace, selection), write=True)
         contexts = contexts_of(workspace, selection, request.options)
-        planned = planned_for(workspace, selection, sources, contexts, request.options)
+        planned = only(planned_for(workspace, selection, sources, contexts, request.options), request.stages)
     with phases.measure("facts"):
         host, source = facts.host(), facts.source(workspace.home)
     about: dict[str, object] = {
@@ -135,49 +182,133 @@ def run(
         "host": asdict(host),
         "nodes": {},
         "images": {},
+        "ceilings": ceilings.known(workspace.home, selection),
         "git": asdict(source),
         "cells": {},
         "containers": {},
+        **({} if request.staffing is None else {"staffing": dict(request.staffing)}),
     }
-    with ExitStack() as exits:
+    # The journal hears also how the nodes are let go.
+    with ExitStack() as last, ExitStack() as exits:
         with phases.measure("connect"):
             runner = exits.enter_context(runner_of(workspace, selection, view, signals))
-            about["nodes"] = runner.looked_at(planned)
+            about["nodes"], about["attempts"] = attempted(
+                "connect", lambda: runner.looked_at(planned), say=view.phase
+            )
         folder = opened(workspace, planned, sources, {**about, **timing(phases)})
+        journal = last.enter_context(Journal.open(folder.journal))
+        failpoints.passed("run.opened")
         view.phase("plan", f"{planned.identity.run_id}  {', '.join(cell.cell_id for cell in planned.cells)}")
-        with phases.measure("prepare"):
-            about["images"] = runner.prepare(planned, folder, contexts, data_dir(workspace, selection))
-        seen = executed(planned, folder, runner, phases, view=view, signals=signals)
-        # Before the nodes are let go: what was measured is not lost when that goes wrong.
-        with phases.measure("report"):
-            about["cells"] = {cell_id: asdict(one) for cell_id, one in seen.items()}
-            about["containers"] = runner.containers()
-            reported(folder, planned, about, phases)
-    from orchestrator.page import write_page  # nothing before here needs it
-
-    if why := write_page(folder, workspace):
-        view.phase("report", f"no report.html: {why}")
+        going = Going(
+            planned=planned,
+            folder=folder,
+            runner=runner,
+            journal=journal,
+            about=about,
+            phases=phases,
+            view=view,
+            signals=signals,
+        )
+        with closing(going), phases.measure("prepare"):
+            # Inside `exits`: what it takes is let go last of all.
+            about["images"] = runner.prepare(
+                planned, folder, contexts, data_dir(workspace, selection), journal=journal
+            )
+        with closing(going):
+            finished(going)
+    told_of(folder, workspace, view)
     return folder
 
 
+def told_of(folder: RunFolder, workspace: Workspace, view: View) -> None:
+    """Takes a run that has ended into the history and writes its page; neither can make it fail."""
+    from orchestrator.page import write_page  # nothing before here needs it
+
+    if line := history.remember(workspace.results):
+        view.phase("history", line)
+    if why := write_page(folder, workspace):
+        view.phase("report", f"no report.html: {why}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Going:
+    """A run that has its folder: all that its stages share. `past` is what another controller had done."""
+
+    planned: Plan
+    folder: RunFolder
+    runner: Runner
+    journal: Journal
+    about: dict[str, object]
+    phases: Phases
+    view: View
+    signals: Signals
+    past: Past = field(default_factory=Past)
+
+
+@contextmanager
+def closing(going: Going) -> Iterator[None]:
+    """Whoever asks a third time hears what we leave behind, and the journal has the state of a run that ends
+    early.
+    """
+
+    def leaving() -> None:
+        going.journal.add("closed", state="left")
+        run_id = going.planned.identity.run_id
+        lines = [f"\n{run_id} is left as it is; in time it can be gone on with: nx8 resume {run_id}"]
+        lines += [f"  {one}" for one in going.runner.remains()]
+        os.write(2, ("\n".join(lines) + "\n").encode("utf-8", "replace"))
+
+    going.signals.leaving = leaving
+    try:
+        yield
+    except Stopped:
+        going.journal.add("closed", state="stopped")
+        raise
+    except Nx8Error as error:
+        codes = [problem.code for problem in error.problems]
+        going.journal.add("closed", state="lost" if "E251" in codes else "failed", why=codes)
+        raise
+
+
+def finished(going: Going) -> None:
+    """Trains what is left to train, then judges and reports."""
+    seen = executed(going)
+    # Before the nodes are let go: what was measured is not lost when that goes wrong.
+    with going.phases.measure("report"):
+        going.about["cells"] = {cell_id: asdict(one) for cell_id, one in seen.items()}
+        going.about["containers"] = going.runner.containers()
+        reported(going.folder, going.planned, going.about, going.phases)
+    failpoints.passed("reported")
+    if going.journal.trouble is not None:
+        going.view.phase("warning", f"the journal could not be written: {going.journal.trouble}")
+    caught = going.signals.caught
+    going.journal.add("closed", state="finished" if caught is None else "stopped")
+
+
 def contexts_of(workspace: Workspace, selection: Selection, options: Options) -> dict[str, Context]:
-    """What the image of each engine is built from; nothing where no image is needed."""
+    """What the image of each engine that is asked for is built from."""
+    return contexts_for(workspace, selection, needs_of(selection, options))
+
+
+def contexts_for(
+    workspace: Workspace, selection: Selection, needs: Mapping[str, Collection[str]]
+) -> dict[str, Context]:
+    """What the image of each engine is built from, with what its works need; nothing without images."""
     if selection.cluster.transport == "local":
         return {}
     from orchestrator.render import context
 
-    site = selection.cluster.site
-    engines = {engine_of(chosen, selection, options) for chosen in selection.cases}
     return {
         engine: context(
             workspace,
             selection.vendor_name,
             selection.vendor,
             engine=engine,
-            site=site,
+            site=selection.cluster.site,
             rehearsal=selection.cluster.rehearsal,
+            needs=needs[engine],
         )
-        for engine in sorted(engines)
+        for engine in sorted(needs)
     }
 
 
@@ -226,6 +357,39 @@ def planned_for(
     )
 
 
+def only(planned: Plan, stages: tuple[str, ...]) -> Plan:
+    """The plan's cells of these stages; of all where none is named.
+
+    Raises ConfigError (E741) for a stage that no cell has, or one that begins with what another stage leaves.
+    """
+    if not stages:
+        return planned
+    cells = tuple(cell for cell in planned.cells if cell.stage in stages)
+    there = {cell.cell_id for cell in cells}
+    problems = [
+        Problem(
+            code="E741",
+            message=f"{cell.cell_id} begins with what {cell.handed.cell_id} leaves, which is not asked for",
+            help="name the stages before it as well",
+        )
+        for cell in cells
+        if cell.handed is not None and cell.handed.cell_id not in there
+    ]
+    missing = sorted(set(stages) - {cell.stage for cell in cells})
+    if missing:
+        known = sorted({cell.stage for cell in planned.cells if cell.stage})
+        problems.append(
+            Problem(
+                code="E741",
+                message=f"no cell has the stage {', '.join(missing)}",
+                help=f"stages: {', '.join(known) or 'none, leave them away'}",
+            )
+        )
+    if problems:
+        raise ConfigError(problems)
+    return replace(planned, cells=cells)
+
+
 def master_address(selection: Selection) -> str | None:
     """Where ranks of several nodes meet. Raises ConfigError (E250) for an address that cannot be one."""
     if selection.cluster.transport == "local":
@@ -235,12 +399,17 @@ def master_address(selection: Selection) -> str | None:
     return fabric_address(selection.cluster, selection.cluster.nodes[0])
 
 
+def needed_modules(*, engines: Collection[str], plugins: Collection[str]) -> tuple[str, ...]:
+    """The Python modules that training takes."""
+    return tuple(sorted({"torch", *plugins, *({"deepspeed"} if "deepspeed" in engines else ())}))
+
+
 def preflight(planned: Plan) -> None:
     """What must stand before a rank is started. Raises PreflightError (E302) listing all that is missing."""
-    wanted = {"torch"}
-    for cell in planned.cells:
-        wanted |= {"deepspeed"} if cell.job.engine == "deepspeed" else set()
-        wanted |= {cell.job.device.plugin} if cell.job.device.plugin else set()
+    wanted = needed_modules(
+        engines={cell.job.engine for cell in planned.cells},
+        plugins={cell.job.device.plugin for cell in planned.cells if cell.job.device.plugin},
+    )
     missing = sorted(name for name in wanted if importlib.util.find_spec(name.partition(".")[0]) is None)
     if missing:
         raise PreflightError(
@@ -267,16 +436,19 @@ def opened(workspace: Workspace, planned: Plan, sources: Sources, host: dict[str
     return folder
 
 
-def executed(
-    planned: Plan, folder: RunFolder, runner: Runner, phases: Phases, *, view: View, signals: Signals
-) -> dict[str, HostSeen]:
+def executed(going: Going) -> dict[str, HostSeen]:
     """Runs every cell in order; after a signal or the time limit the rest is not started, and says so."""
+    planned, folder, signals, past = going.planned, going.folder, going.signals, going.past
     seen: dict[str, HostSeen] = {}
     began = time.monotonic()
     signals.held = True
     for cell in planned.cells:
         left = None if planned.time_limit_s is None else planned.time_limit_s - (time.monotonic() - began)
-        if signals.caught is not None:
+        if cell.cell_id in past.ended:
+            entry = past.ended[cell.cell_id]
+            seen[cell.cell_id] = host_seen(Fields(entry["seen"]))
+            going.runner.recall(cell.cell_id, entry["containers"])
+        elif signals.caught is not None and cell.cell_id not in past.begun:
             seen[cell.cell_id] = not_run(f"the run was stopped by {signals.caught.name}")
         elif left is not None and left <= 0:
             seen[cell.cell_id] = not_run(f"the run's time limit of {planned.time_limit_s:g} s was used up")
@@ -284,7 +456,7 @@ def executed(
             seen[cell.cell_id] = not_run(f"{cell.handed.cell_id} left no projector to begin with")
         else:
             try:
-                seen[cell.cell_id] = trained(cell, folder, runner, phases, left, view=view, signals=signals)
+                seen[cell.cell_id] = trained(going, cell, left)
             except Nx8Error as error:
                 if not seen:
                     raise  # nothing was measured yet: the error's own exit code says most
@@ -292,30 +464,25 @@ def executed(
     return seen
 
 
-def trained(
-    cell: Cell,
-    folder: RunFolder,
-    runner: Runner,
-    phases: Phases,
-    time_limit_s: float | None,
-    *,
-    view: View,
-    signals: Signals,
-) -> HostSeen:
-    """Starts one cell, follows it to its end and stops what is left of it."""
-    files = folder.cell(cell.cell_id)
+def trained(going: Going, cell: Cell, time_limit_s: float | None) -> HostSeen:
+    """Starts one cell, or goes on with one that another controller started; follows it to its end and stops
+    what is left of it.
+    """
+    files, phases = going.folder.cell(cell.cell_id), going.phases
     folders = {rank: files.node(one.node_rank).rank(rank) for one in cell.launches for rank in one.ranks}
     if cell.job.program is None:
         events = {rank: folder.events for rank, folder in folders.items()}
     else:  # Megatron's last rank alone prints how training goes on
         events = {cell.world_size - 1: folders[cell.world_size - 1].stdout}
-    view.phase(
+    going.view.phase(
         "train", f"{cell.cell_id}  {cell.world_size} ranks, {cell.job.steps.total} steps, {cell.job.engine}"
     )
+    past = going.past
+    begun = past.started.get(cell.cell_id) or past.begun.get(cell.cell_id)
     with (
-        view.training(cell.cell_id),
+        going.view.training(cell.cell_id),
         phases.measure("launch"),
-        runner.launched(cell, folder) as launcher,
+        going.runner.launched(cell, going.folder, begun) as launcher,
     ):
         seen = follow(
             launcher,
@@ -324,9 +491,14 @@ def trained(
             monitors={one.node_rank: files.node(one.node_rank).monitor for one in cell.launches},
             time_limit_s=time_limit_s,
             clock=time.monotonic,
-            signals=signals,
-            watcher=view.sight,
+            signals=going.signals,
+            watcher=going.view.sight,
         )
+        if seen.stopped is not None:
+            going.journal.add("stopping", cell=cell.cell_id, why=seen.stopped)
+        # Before its containers are removed: whoever goes on from here needs them no more.
+        going.journal.add("ended", cell=cell.cell_id, seen=asdict(seen), containers=launcher.record())
+        failpoints.passed("cell.ended")
     life = seen.launcher_wall_s or 0.0
     phases.seconds["train"] = phases.seconds.get("train", 0.0) + life
     phases.seconds["launch"] = max(0.0, phases.seconds["launch"] - life)
@@ -356,8 +528,10 @@ def reported(folder: RunFolder, planned: Plan, about: dict[str, object], phases:
     phases.seconds["report"] = 2 * (time.monotonic() - began)  # this pass and the one that follows
     host = {**about, **timing(phases)}
     write_atomic(folder.host, serialise(host))
+    failpoints.passed("host.written")
     result = derive(folder, planned, host)
     write_atomic(folder.result, render(result))
+    failpoints.passed("result.written")
     write_atomic(folder.report, report_text(result).encode("utf-8"))
 
 

@@ -46,16 +46,63 @@ class Selection:
 
 
 def select(
-    workspace: Workspace, *, cases: tuple[str, ...], vendor: str | None, cluster: str | None
+    workspace: Workspace,
+    *,
+    cases: tuple[str, ...],
+    vendor: str | None,
+    cluster: str | None,
+    nodes: tuple[str, ...] = (),
 ) -> Selection:
     """Reads the cluster, its vendor, and the cases with their config for that device and scale.
 
     Without `cluster`, the only cluster file of that vendor, or of several the only one that all the cases
     have a config for (`local` where no vendor is named either); without `cases`, every case that has a config
-    for it. `CASE:LABEL` is one of several configs of a device and scale. Raises one ConfigError that lists
-    all that is missing or wrong.
+    for it. `CASE:LABEL` is one of several configs of a device and scale; `nodes` are those of the cluster and
+    its spares to use, without any all of the cluster. Raises one ConfigError that lists all that is missing
+    or wrong.
     """
     problems: list[Problem] = []
+    where = _site(workspace, vendor=vendor, cluster=cluster, cases=cases, problems=problems)
+    cluster_name, site, vendor_name, stack = where
+    site = _on(site, nodes, problems)
+    chosen = _cases(workspace, cases, site, problems)
+    if problems or site is None or stack is None or cluster_name is None or vendor_name is None:
+        raise ConfigError(_once(problems))
+    return Selection(
+        cluster_name=cluster_name, cluster=site, vendor_name=vendor_name, vendor=stack, cases=tuple(chosen)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A cluster and its vendor, by name and by value, whatever is to be trained there."""
+
+    cluster_name: str
+    cluster: Cluster
+    vendor_name: str
+    vendor: Vendor
+
+
+def site_of(workspace: Workspace, *, vendor: str | None, cluster: str | None) -> Site:
+    """As `select` finds them. Raises ConfigError with all that is missing or wrong."""
+    problems: list[Problem] = []
+    cluster_name, site, vendor_name, stack = _site(
+        workspace, vendor=vendor, cluster=cluster, cases=(), problems=problems
+    )
+    if problems or site is None or stack is None or cluster_name is None or vendor_name is None:
+        raise ConfigError(_once(problems))
+    return Site(cluster_name=cluster_name, cluster=site, vendor_name=vendor_name, vendor=stack)
+
+
+def _site(
+    workspace: Workspace,
+    *,
+    vendor: str | None,
+    cluster: str | None,
+    cases: tuple[str, ...],
+    problems: list[Problem],
+) -> tuple[str | None, Cluster | None, str | None, Vendor | None]:
+    """Name and value of cluster and vendor; what is missing or wrong is None, and in `problems`."""
     cluster_name = cluster or _cluster_of(workspace, vendor, cases, problems)
     site = _read(workspace, workspace.cluster_file(cluster_name), Cluster, problems) if cluster_name else None
     vendor_name = vendor or (site.vendor if site else None)
@@ -78,12 +125,18 @@ def select(
                 help=f"its devices: {', '.join(stack.devices)}",
             )
         )
-    chosen = _cases(workspace, cases, site, problems)
-    if problems or site is None or stack is None or cluster_name is None or vendor_name is None:
-        raise ConfigError(_once(problems))
-    return Selection(
-        cluster_name=cluster_name, cluster=site, vendor_name=vendor_name, vendor=stack, cases=tuple(chosen)
-    )
+    return cluster_name, site, vendor_name, stack
+
+
+def _on(site: Cluster | None, nodes: tuple[str, ...], problems: list[Problem]) -> Cluster | None:
+    """The cluster on the nodes that were named, or as it is."""
+    if site is None or not nodes:
+        return site
+    try:
+        return site.on(nodes)
+    except ValueError as error:
+        problems.append(Problem(code="E112", message=str(error), help="spell them as in the cluster file"))
+        return None
 
 
 def _once(problems: list[Problem]) -> list[Problem]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from orchestrator.errors import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -26,12 +26,15 @@ class Signals:
     Outside `wait` it raises Stopped where the program stands, unless `held` is set: then the work in hand
     (keeping what was logged, removing what was started) is finished first, however often somebody asks.
     Stopped is raised once: what it unwinds is not broken off by the next one. Whoever is held has limits of
-    his own.
+    his own, and gives no more grace once somebody asks a second time (`insisted`). The third time we leave at
+    once: `leaving` says what remains, and the process ends.
     """
 
     def __init__(self) -> None:
         self.caught: signal.Signals | None = None
         self.held = False
+        self.count = 0
+        self.leaving: Callable[[], object] | None = None
         self._raised = False
         self._previous: dict[signal.Signals, object] = {}
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -68,7 +71,22 @@ class Signals:
         finally:
             self.held = True
 
+    def stop(self, signum: signal.Signals, *, insist: bool = False) -> None:
+        """As if that signal had come once, or twice."""
+        self.held = True
+        for _ in range(2 if insist else 1):
+            self._on_signal(signum, None)
+
+    def insisted(self) -> bool:
+        return self.count > 1
+
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
+        self.count += 1
+        if self.count > 2 and self.leaving is not None:
+            try:
+                self.leaving()
+            finally:
+                os._exit(128 + signum)
         if self.caught is None:
             self.caught = signal.Signals(signum)
             os.write(self._writer, b"!")

@@ -5,7 +5,7 @@ names one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 
@@ -30,10 +30,15 @@ from orchestrator.text import (
     UlimitName,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 #: What stands for the cluster's network device in `interface_variables`.
 INTERFACE = "{interface}"
 ComputeDtype = Literal["fp32", "tf32", "bf16", "fp16"]
 Engine = Literal["deepspeed", "ddp", "native", "megatron"]
+#: What only some works ask of an image: flash attention's kernels, and a reader of image files.
+Need = Literal["flash_attn_2", "images"]
 #: What a probe can say of a device, besides which one it is.
 Quantity = Literal["temperature", "power", "memory_used", "memory_total", "utilisation"]
 
@@ -146,13 +151,15 @@ class ProgramSource:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
     """A Python module that the trainer needs. Where the base image lacks it, `requirement` is installed;
-    without one the image has to have it, for `reason`. Empty `engines` means all.
+    without one the image has to have it, for `reason`. Empty `engines` means all; with `needs` it is only for
+    works that need one of them.
     """
 
     module: ModuleName
     requirement: Requirement | None = None
     reason: Line | None = None
     engines: tuple[Engine, ...] = ()
+    needs: tuple[Need, ...] = ()
 
     def __post_init__(self) -> None:
         if self.requirement is None and self.reason is None:
@@ -425,8 +432,14 @@ class Vendor:
                 return image
         return self.images.get("any")
 
-    def packages_of(self, engine: str) -> tuple[Package, ...]:
-        return tuple(package for package in self.packages if not package.engines or engine in package.engines)
+    def packages_of(self, engine: str, needs: Collection[str] = ()) -> tuple[Package, ...]:
+        """Those of a work with this engine that needs so much of its image."""
+        return tuple(
+            package
+            for package in self.packages
+            if (not package.engines or engine in package.engines)
+            and (not package.needs or set(needs).intersection(package.needs))
+        )
 
     def optimisations_of(self, engine: str) -> tuple[Optimisation, ...]:
         """Those that a run with this engine uses."""

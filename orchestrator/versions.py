@@ -9,7 +9,7 @@ import json
 import time
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator import docker
 from orchestrator.linear import compiled
@@ -17,9 +17,9 @@ from orchestrator.probe import read_probe
 from orchestrator.remote.errors import LinkLost, RemoteError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from orchestrator.remote.remote import Remote
+    from orchestrator.remote.remote import Completed, Remote
     from orchestrator.vendors import ModelCommand, Probe, Vendor, VersionCommand
 
 Argv = tuple[str, ...]
@@ -135,13 +135,19 @@ def node_commands(vendor: Vendor) -> tuple[Argv, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
-def asked(remote: Remote, argvs: Iterable[Argv], *, limit_s: float) -> dict[Argv, Answer]:
+class Runs(Protocol):
+    """Who can run a program: a node, or this machine."""
+
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> Completed: ...
+
+
+def asked(remote: Runs, argvs: Iterable[Argv], *, limit_s: float) -> dict[Argv, Answer]:
     """The answers of a node's commands within `limit_s` for all of them."""
     deadline = time.monotonic() + limit_s
     return {argv: _answer(remote, argv, deadline - time.monotonic()) for argv in argvs}
 
 
-def _answer(remote: Remote, argv: Argv, left_s: float) -> Answer:
+def _answer(remote: Runs, argv: Argv, left_s: float) -> Answer:
     if left_s < 0.1:
         return Answer(why=f"`{argv[0]}` was not asked: the commands before it took all the time there is")
     try:

@@ -35,8 +35,16 @@ class Workspace:
         return self.home / "cluster"
 
     @property
+    def results(self) -> Path:
+        return self.home / "results"
+
+    @property
     def runs(self) -> Path:
-        return self.home / "results" / "runs"
+        return self.results / "runs"
+
+    @property
+    def suites(self) -> Path:
+        return self.cases / "suites"
 
     @property
     def trainer(self) -> Path:
@@ -58,6 +66,12 @@ class Workspace:
 
     def cluster_file(self, cluster: str) -> Path:
         return self.clusters / f"{cluster}.yaml"
+
+    def suite_file(self, suite: str) -> Path:
+        return self.suites / f"{suite}.yaml"
+
+    def suite_names(self) -> tuple[str, ...]:
+        return tuple(sorted(path.stem for path in self.suites.glob("*.yaml")))
 
     def case_names(self) -> tuple[str, ...]:
         return tuple(sorted(path.parent.name for path in self.cases.glob("*/case.yaml")))

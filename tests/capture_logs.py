@@ -199,11 +199,98 @@ def events() -> tuple[bytes, dict[str, Any]]:
     }
 
 
+def megatron() -> tuple[bytes, dict[str, Any]]:
+    """Two ranks of the stand-in for FlagScale under torchrun, with the sizes of the shipped case's proxy; one
+    rank after the other, as two files read together.
+    """
+    from orchestrator import data
+    from orchestrator.cases import Case
+    from orchestrator.load import load
+
+    case = load(ROOT / "cases" / "llama2_70b" / "case.yaml", Case)
+    model, batch = case.proxy.model, case.proxy.batch
+    assert batch is not None
+    assert case.proxy.data is not None
+    iterations, gbs = 6, 4
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        data.store(data.prepare_builtin(case.proxy.data), folder)
+        words = {
+            "train-samples": iterations * gbs,
+            "eval-iters": 0,
+            "tensor-model-parallel-size": 1,
+            "pipeline-model-parallel-size": 1,
+            "micro-batch-size": batch.micro_batch_size,
+            "global-batch-size": gbs,
+            "data-path": case.proxy.data.name,
+            "tokenizer-type": "NullTokenizer",
+            "vocab-size": model.vocab_size - 1,
+            "split": 1,
+            "num-layers": model.num_layers,
+            "hidden-size": model.hidden_size,
+            "num-attention-heads": model.num_heads,
+            "ffn-hidden-size": model.ffn_hidden_size,
+            "seq-length": batch.sequence_length,
+            "max-position-embeddings": batch.sequence_length,
+            "num-query-groups": model.num_kv_heads,
+            "init-method-std": 0.02,
+            "seed": 1234,
+            "weight-decay": 0.01,
+            "adam-beta1": 0.9,
+            "adam-beta2": 0.95,
+            "clip-grad": 1.0,
+            "lr": 1.5e-4,
+            "min-lr": 1e-5,
+            "lr-decay-style": "cosine",
+            "lr-warmup-fraction": 0.01,
+            "log-interval": 1,
+        }
+        script = ROOT / "dockerfiles" / "shared" / "stand_in" / "pretrain_llama.py"
+        argv = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+        argv += ["--standalone", "--redirects", "3", "--log-dir", "logs", str(script)]
+        argv += [one for key, value in words.items() for one in (f"--{key}", str(value))]
+        environment = os.environ | {"STAND_IN_TRUTH": str(folder / "truth.json"), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [*argv, "--bf16", "--swiglu", "--group-query-attention"],
+            cwd=folder,
+            capture_output=True,
+            timeout=LIMIT_S,
+            env=environment,
+        )
+        if done.returncode:
+            raise SystemExit(done.stderr.decode(errors="replace"))
+        log = b"".join(next(folder.glob(f"logs/*/*/{rank}/stdout.log")).read_bytes() for rank in (0, 1))
+        truth = json.loads((folder / "truth.json").read_text())
+    for step in truth:  # as many digits as are printed
+        step["step_time_s"] = round(step["step_time_s"], 4)
+        step["grad_norm"] = round(step["grad_norm"], 3)
+        step["loss"] = float(f"{step['loss']:.6E}")
+        step["learning_rate"] = float(f"{step['learning_rate']:.3E}")
+    sizes = {
+        "world_size": 2,
+        "data_parallel_size": 2,
+        "context_parallel_size": 1,
+        "tensor_parallel_size": 1,
+        "pipeline_parallel_size": 1,
+    }
+    stated = [["ended", 1], *([name, value] for name, value in sizes.items())]
+    return log, {
+        "format_source": "Megatron-LM, megatron/training.py training_log, and its table of arguments",
+        "situation": "captured from two ranks of the stand-in for FlagScale under torchrun on a CPU",
+        "dialect": "megatron",
+        "only": "loss",
+        "ignore": [],
+        "steps": truth,
+        "stated": stated,
+    }
+
+
 CAPTURES = {
     "deepspeed-captured": deepspeed,
     "huggingface-captured": lambda: trainer("plain"),
     "huggingface-captured-bar": lambda: trainer("bar"),
     "events-captured": events,
+    "megatron-captured": megatron,
 }
 
 if __name__ == "__main__":

@@ -324,7 +324,7 @@ def make_status(launch: Launch, lines: dict[int, list[bytes]]) -> dict[str, Any]
                 "pid": 4000 + rank,
                 "exit_code": 0,
                 "signal": None,
-                "ended_s": 5900.0 + local,
+                "ended_s": (last["t_s"] + 1.0 if last else 5900.0) + local,
                 "killed": False,
                 "end_count": last.get("count"),
                 "end_sha256": last.get("sha256"),

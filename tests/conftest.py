@@ -17,6 +17,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
     """Nothing of the person's own settings reaches a test."""
     for name in (
         "NX8_HOME",
+        "NX8_LANG",
         "CI",
         "NO_COLOR",
         "RANK",

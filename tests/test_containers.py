@@ -62,6 +62,7 @@ class Machine:
     listed: list[str] = field(default_factory=list)
     stubborn: bool = False
     docker_down: bool = False
+    drops: int = 0
     folders: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def run(self, argv: Sequence[str], **_: Any) -> Completed:
@@ -129,8 +130,9 @@ def follow(tmp_path: Path) -> Iterator[Callable[..., Containers]]:
     """Containers of one machine, and a wait for their end."""
     made: list[Containers] = []
 
-    def start(machine: Machine, *, ends: bool = True) -> Containers:
-        node = OnNode(launch=LAUNCH, remote=machine, host_output=tmp_path / "node0")  # type: ignore[arg-type]
+    def start(machine: Machine, *, ends: bool = True, lease: Any = None) -> Containers:
+        output = tmp_path / "node0"
+        node = OnNode(launch=LAUNCH, remote=machine, host_output=output, lease=lease)  # type: ignore[arg-type]
         containers = Containers([node], Pool(machine), started_s=0.0)  # type: ignore[arg-type]
         made.append(containers)
         if ends:
@@ -154,9 +156,31 @@ def test_docker_that_does_not_answer_for_a_while_is_asked_again(follow: Any) -> 
     assert (containers.exit_code(), containers.lost) == (7, None)
 
 
-def test_a_lost_link_loses_the_node_at_once(follow: Any) -> None:
-    containers = follow(Machine(looks=[inspected(None), lost(), inspected(None)]))
-    assert containers.lost == "n: the connection was lost"
+def test_a_lost_link_is_made_anew_and_what_it_kept_from_us_is_asked_again(
+    follow: Any, tmp_path: Path
+) -> None:
+    containers = follow(Machine(looks=[inspected(None), lost(), lost(), inspected(0)]))
+    assert (containers.exit_code(), containers.lost) == (0, None)
+    assert containers.record()[LAUNCH.node]["missed_looks"] == 2
+    assert (tmp_path / "node0" / "launcher.log").read_bytes() == b"hello\n"
+
+
+@dataclass
+class Lapsed:
+    """A hold on a node that is gone."""
+
+    lost: str = "n: the lease expired"
+
+    def renew(self) -> None:
+        pass
+
+    def hurry(self) -> None:
+        pass
+
+
+def test_a_node_whose_lease_is_gone_is_lost_and_says_so_not_that_a_container_is_missing(follow: Any) -> None:
+    containers = follow(Machine(looks=[GONE]), lease=Lapsed())
+    assert containers.lost == "n: the lease expired"
 
 
 def test_a_container_that_somebody_removed_is_lost_at_once(follow: Any) -> None:

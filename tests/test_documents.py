@@ -524,6 +524,14 @@ def test_every_proof_has_a_name_in_chinese() -> None:
         ),
         ("then rank 2 raised E: y", "随后 rank 2 抛出异常“E: y”（原文）"),
         ("hung: no new step for 5 s", "挂起：5 s 内没有新的一步"),
+        (
+            "hung: rank 1 did not arrive: not ready; no step for 8 s; last steps: rank 0: 1",
+            "挂起：rank 1 没有到达（not ready）；8 s 内没有新的一步；各 rank 最后一步：rank 0: 1",
+        ),
+        (
+            "out of memory (device): rank 1 raised E: y, after step 3",
+            "设备内存不足：rank 1 抛出异常“E: y”（原文），在第 3 步之后",
+        ),
         ("the bf16 peak is unknown: nobody says", "bf16 峰值未知：nobody says（原文）"),
         ("nobody knows this sentence", "nobody knows this sentence（原文）"),
         ("then " * 300 + "x", "随后 随后 随后 随后 随后 " + "then " * 295 + "x（原文）"),

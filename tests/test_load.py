@@ -26,6 +26,7 @@ from orchestrator.errors import ConfigError, Problem
 from orchestrator.load import load, nodes, read_stored
 from orchestrator.load.nodes import MAX_DEPTH, MAX_VALUES, compose, plain
 from orchestrator.load.source import MAX_BYTES, MAX_PROBLEMS, read_source
+from orchestrator.suites import Suite
 from orchestrator.vendors import Vendor
 
 if TYPE_CHECKING:
@@ -33,12 +34,19 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = Path(__file__).parent / "data" / "config"
-KINDS: dict[str, type] = {"cluster": Cluster, "vendor": Vendor, "case": Case, "device": DeviceConfig}
+KINDS: dict[str, type] = {
+    "cluster": Cluster,
+    "vendor": Vendor,
+    "case": Case,
+    "device": DeviceConfig,
+    "suite": Suite,
+}
 GLOBS = {
     "cluster": "cluster/*.yaml",
     "vendor": "dockerfiles/*/vendor.yaml",
     "case": "cases/*/case.yaml",
     "device": "cases/*/configs/*.yaml",
+    "suite": "cases/suites/*.yaml",
 }
 SHIPPED = [
     pytest.param(path, noun, id=str(path.relative_to(ROOT)))

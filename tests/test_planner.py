@@ -15,9 +15,9 @@ from orchestrator.errors import ConfigError
 from orchestrator.load import load
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Options, Sources, parameters, plan
+from orchestrator.planner import Options, Sources, needs_of, needs_of_plan, parameters, plan
 from orchestrator.selection import Chosen, Selection
-from orchestrator.vendors import Device, Peak, Refusal, TorchStack, Vendor
+from orchestrator.vendors import Device, Package, Peak, Refusal, TorchStack, Vendor
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "data" / "golden"
@@ -180,6 +180,19 @@ def test_a_combination_that_the_vendor_refuses_stops_with_its_reason() -> None:
     )
     with pytest.raises(ConfigError, match=r"E120.*no bfloat16 unit"):
         planned(selection(vendor))
+
+
+def test_flash_attention_is_refused_where_no_image_is_known_to_have_it() -> None:
+    said = Options(changes=DeviceConfig(schema=1, attention="flash_attn_2", why={"attention": "asked for"}))
+    with pytest.raises(ConfigError, match=r"E128.*flash_attn, which no image of"):
+        planned(selection(accelerator(packages=())), said)
+    having = Package(module="flash_attn", needs=("flash_attn_2",), reason="the base image brings it")
+    (cell,) = planned(selection(accelerator(packages=(having,))), said).cells
+    assert cell.job.attention == "flash_attn_2"
+    wish = selection(accelerator(packages=(having,)))
+    assert needs_of(wish, said) == needs_of_plan(planned(wish, said), proxy=False)
+    assert needs_of(wish, said) == {"deepspeed": {"flash_attn_2"}}
+    assert needs_of(wish, Options()) == {"deepspeed": frozenset()}
 
 
 def test_tokens_that_the_model_does_not_know_are_refused() -> None:

@@ -102,8 +102,10 @@ def vendor_of(name):
     return load(FOLDER / name / "vendor.yaml", Vendor)
 
 
-def rendered(name="nvidia", engine="deepspeed", site=None, vendor=None):
-    return render.dockerfile(FOLDER, name, vendor or vendor_of(name), engine=engine, site=site or Site())
+def rendered(name="nvidia", engine="deepspeed", site=None, vendor=None, **how):
+    return render.dockerfile(
+        FOLDER, name, vendor or vendor_of(name), engine=engine, site=site or Site(), **how
+    )
 
 
 def instructions(text):
@@ -130,6 +132,30 @@ def compared(text, path):
 @pytest.mark.parametrize("engine", ["deepspeed", "ddp"])
 def test_every_vendor_s_dockerfile_is_as_reviewed(name, engine):
     compared(rendered(name, engine), GOLDEN / f"{name}-{engine}.Dockerfile")
+
+
+def test_what_only_some_works_need_is_in_their_images_alone():
+    plain, full = rendered(), rendered(needs=("flash_attn_2", "images"))
+    assert "PIL" not in plain
+    assert "flash_attn" not in plain
+    # From the base image alone: nothing is compiled against another torch.
+    assert "flash_attn" in full
+    assert "flash_attn=" not in full
+    assert "PIL=pillow==10.4.0" in full
+    assert "PIL" in rendered("mthreads", needs=("images",))
+    compared(full, GOLDEN / "nvidia-deepspeed-needs.Dockerfile")
+
+
+@pytest.mark.parametrize("name", [name for name in VENDORS if vendor_of(name).programs])
+def test_the_image_of_an_external_program_has_it_at_its_pinned_commit(name):
+    for engine, program in vendor_of(name).programs.items():
+        text = rendered(name, engine)
+        compared(text, GOLDEN / f"{name}-{engine}.Dockerfile")
+        assert text.count(program.commit) == 2
+        # A rehearsal has a stand-in at the same place, and needs no network.
+        rehearsal = rendered(name, engine, rehearsal=True)
+        compared(rehearsal, GOLDEN / f"{name}-{engine}-rehearsal.Dockerfile")
+        assert program.repository not in rehearsal
 
 
 @pytest.mark.parametrize("name", VENDORS)

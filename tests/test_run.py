@@ -320,6 +320,14 @@ def test_a_rank_that_leaves_early_with_exit_0_is_the_cause(home: Path) -> None:
     assert "rank 1" in done.cell["reasons"][0]
 
 
+def test_a_rank_that_sleeps_in_python_is_named_with_its_stack(home: Path) -> None:
+    patch_trainer(small(home), ON_STEP.format(action="__import__('time').sleep(600)"))
+    done = run(home, "--steps", "100", "--stall-limit", "4")
+    assert_no_number(done.cell, "FAILED", "no step for 4 s")
+    assert done.cell["reasons"][0].startswith("hung: rank 1 did not arrive: in _patched (events.py:")
+    assert "_patched" in done.cell["traceback"]
+
+
 def test_a_frozen_rank_ends_at_the_stall_limit(home: Path) -> None:
     small(home)
     process = start(home, "--steps", "100", "--stall-limit", "4")
@@ -327,6 +335,12 @@ def test_a_frozen_rank_ends_at_the_stall_limit(home: Path) -> None:
     done = finish(process, home)
     assert done.code == 4
     assert_no_number(done.cell, "FAILED", "no step for 4 s")
+    assert done.cell["reasons"][0].startswith("hung: rank 1 did not arrive: is stopped (state T")
+    assert done.cell["cause_rank"] == 1
+    assert "cannot write its own" in done.cell["traceback"]
+    stood = json.loads(next(done.folder.glob("cells/*/node0/stacks.json")).read_text("utf-8"))["ranks"]
+    assert "train.py" in stood[0]["stack"], "the rank that waited said where"
+    assert (done.folder / "cells" / done.cell["cell_id"] / "node0" / "dmesg.txt").exists()
     assert not any(alive(pid) for pid in pids(home))
 
 

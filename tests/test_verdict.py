@@ -474,12 +474,12 @@ def test_a_hung_cell_says_which_rank_had_come_how_far() -> None:
     judgement = made.judge()
     assert judgement.verdict is Verdict.FAILED
     assert judgement.reasons[:4] == (
-        "hung: no step for 60 s",
+        "hung: rank 1 did not arrive: last step 4, others 5; no step for 60 s",
         "last step 4: rank 1",
         "last step 5: ranks 0, 2, 3",
         "stopped by the launcher as a consequence: ranks 0-3",
     )
-    assert judgement.cause_rank is None
+    assert judgement.cause_rank == 1
 
 
 def test_a_cell_that_never_got_going_says_who_was_not_ready() -> None:
@@ -488,7 +488,7 @@ def test_a_cell_that_never_got_going_says_who_was_not_ready() -> None:
     made.host = replace(SEEN, launcher_exit=75, stopped="startup_limit")
     reasons = made.judge().reasons
     assert reasons[-4:-1] == (
-        "start-up limit: not every rank was under way after 600 s",
+        "start-up limit: rank 1 did not arrive: not ready; not every rank was under way after 600 s",
         "not ready: rank 1",
         "ready, no step yet: rank 0",
     )

@@ -6,7 +6,8 @@ import importlib
 import os
 import platform
 import resource
-from typing import TYPE_CHECKING, Any, Callable, Optional
+import time
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Tuple
 
 import torch
 
@@ -95,6 +96,43 @@ class Device:
                 "torch.{} has no {}(): it cannot be trained on or timed".format(self.type, name)
             )
         return function
+
+
+class Stopwatch:
+    """Adds up stretches of the device's work without waiting for it: by the host's clock where work is done
+    when it returns, else by the device's own events, read later.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._event = None if device.is_host else getattr(device._module, "Event", None)
+        self._known = device.is_host or self._event is not None
+        self._host_s = 0.0
+        self._pairs: List[Tuple[Any, Any]] = []
+
+    def read_s(self) -> Optional[float]:
+        """Seconds since it was read last, and begins anew; null where the device has no events. After the
+        device was waited for.
+        """
+        total_s, pairs = self._host_s, self._pairs
+        self._host_s, self._pairs = 0.0, []
+        if not self._known:
+            return None
+        return total_s + sum(begin.elapsed_time(end) for begin, end in pairs) / 1e3
+
+    def __enter__(self) -> None:
+        if self._event is None:
+            self._begin = time.monotonic()
+        else:
+            self._begin = self._event(enable_timing=True)
+            self._begin.record()
+
+    def __exit__(self, *_: object) -> None:
+        if self._event is None:
+            self._host_s += time.monotonic() - self._begin
+        else:
+            end = self._event(enable_timing=True)
+            end.record()
+            self._pairs.append((self._begin, end))
 
 
 def peak_rss_bytes() -> int:

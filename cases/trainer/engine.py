@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Optional,
 import job as jobs
 import torch
 from clip import TowerLayer
+from device import Stopwatch
 from llama import Layer, num_parameters
 from torch import nn
 
@@ -82,6 +83,8 @@ class DeepSpeedEngine:
         self._engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         self._norm: Norm = None
         self._scale: Optional[float] = None
+        self._forward = Stopwatch(device)
+        self._gathers = job.zero.stage == 3
         if job.zero.stage == 0 and job.precision.compute_dtype in ("fp32", "tf32"):
             # The one case in which DeepSpeed works out the norm and drops it.
             self._engine.clip_fp32_gradients = self._clip
@@ -102,7 +105,8 @@ class DeepSpeedEngine:
         engine, losses = self._engine, []
         self._scale = self._loss_scale()  # before the step changes it
         for batch in batches:
-            loss = engine(*batch)
+            with self._forward:
+                loss = engine(*batch)
             engine.backward(loss)
             engine.step()  # updates at the last micro-batch only: DeepSpeed counts them
             losses.append(loss.detach())
@@ -113,7 +117,9 @@ class DeepSpeedEngine:
         """More about the last step, to be asked outside of its timed region. How long it waited for the other
         ranks is null: DeepSpeed would stop at every collective to tell.
         """
-        facts: Dict[str, Any] = {"comm_wait_s": None}
+        took_s = self._forward.read_s()
+        # ZeRO-3 gathers weights from the others in the middle of it: then it is not this rank's own time.
+        facts: Dict[str, Any] = {"comm_wait_s": None, "forward_s": None if self._gathers else took_s}
         if self._scale is not None:
             facts.update(loss_scale=self._scale, updated=bool(self._engine.was_step_applied()))
         return facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -43,8 +44,8 @@ class EventWriter:
         body = json.dumps(head, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         line = sealed(body.encode("utf-8", "backslashreplace"))
         written = os.write(self._fd, line)
-        if written != len(line):
-            raise OSError("{}: {} of {} bytes written".format(EVENTS_NAME, written, len(line)))
+        if written != len(line):  # a disk that was nearly full
+            raise OSError(errno.ENOSPC, "{}: {} of {} bytes written".format(EVENTS_NAME, written, len(line)))
         self._hash.update(line)
         self._seq += 1
 

@@ -8,24 +8,31 @@ promises.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import select
 import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from typing import Any, Dict, List, Optional, Tuple
 
 import events
 import job as jobs
 import program
+import stacks
+from lease import Lease
+from output import Collector
 from ranks import End, ForkedRanks, LaunchError, Place
-from status import NodeStatus, RankStatus, signal_name
+from status import EXIT_NO_ROOM, NodeStatus, RankStatus, no_room, reserve, signal_name
 from torchrun import TorchrunRanks
 
 EXIT_FAILED = 1
 EXIT_TOLD_TO_STOP = 75
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+#: Makes the launcher write down where its ranks stand.
+ASK_SIGNAL = signal.SIGUSR1
 
 
 def main() -> int:
@@ -34,13 +41,15 @@ def main() -> int:
     output = os.path.abspath(arguments.output)
     os.makedirs(output, exist_ok=True)
     inbox = Inbox()  # from here on no signal is lost, however long the imports take
+    lease = Lease(arguments.lease, arguments.lease_limit) if arguments.lease else None
     say = log_to(os.path.join(output, "launcher.log"))
     try:
+        reserve(output)
         job = program.load_job(arguments.job) or jobs.load_job(arguments.job)
         places = make_places(arguments, job, output)
     except (jobs.JobError, program.ProgramError, LaunchError, OSError) as error:
         say("refused: {}".format(error), loud=True)
-        return EXIT_FAILED
+        return EXIT_NO_ROOM if no_room(error) else EXIT_FAILED
     status = NodeStatus(
         nonce=job.nonce,
         node_rank=arguments.node_rank,
@@ -50,20 +59,44 @@ def main() -> int:
         ranks=[RankStatus(rank=place.rank, local_rank=place.local_rank) for place in places],
     )
     watch = Watch(
-        status, places, inbox, say, grace_s=arguments.grace, early_exit_s=arguments.early_exit_limit
+        status,
+        places,
+        inbox,
+        say,
+        grace_s=arguments.grace,
+        early_exit_s=arguments.early_exit_limit,
+        lease=lease,
     )
+    # Forked while nothing large is imported, and told of in every place from here on.
+    collector = Collector({place.rank: place.directory for place in places})
+    places[:] = [replace(place, prints_to=collector.folder) for place in places]
     try:
         watch.run(make_ranks(arguments, job, places))
+        dropped = collector.finish()
     except Exception as error:  # noqa: BLE001  whatever it is, a status is owed
         say("failed: {}: {}".format(type(error).__name__, error), loud=True)
-        status.write(output)
-        return EXIT_FAILED
+        collector.finish()
+        return EXIT_FAILED if wrote(status, output, say) else EXIT_NO_ROOM
     for rank, place in zip(status.ranks, places):
+        rank.dropped_bytes = dropped.get(rank.rank)
         rank.end_count, rank.end_sha256 = events.end_of(place.directory, job.nonce)
-    status.write(output)
+    if not wrote(status, output, say):
+        return EXIT_NO_ROOM
     if watch.told_to_stop:
         return EXIT_TOLD_TO_STOP
     return EXIT_FAILED if any(rank.exit_code != 0 for rank in status.ranks) else 0
+
+
+def wrote(status: NodeStatus, output: str, say: Any) -> bool:
+    """Whether there was room for the status."""
+    try:
+        status.write(output)
+    except OSError as error:
+        if not no_room(error):
+            raise
+        say("no room for the status: {}".format(error), loud=True)
+        return False
+    return True
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -79,6 +112,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--grace", type=float, default=3.0, help="seconds from SIGTERM to SIGKILL")
     parser.add_argument(
         "--early-exit-limit", type=float, default=8.0, help="seconds a rank may be gone before the others"
+    )
+    parser.add_argument("--lease", metavar="FILE", help="a counter that the host keeps changing")
+    parser.add_argument(
+        "--lease-limit", type=float, default=60.0, metavar="S", help="seconds it may stay the same"
     )
     arguments = parser.parse_args()
     arguments.job = os.path.abspath(arguments.job)
@@ -145,9 +182,11 @@ class Inbox:
             os.set_blocking(fd, False)
         # Python writes the signal's number into the pipe; the handlers have nothing left to do.
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in (*STOP_SIGNALS, signal.SIGCHLD):
+        for number in (*STOP_SIGNALS, ASK_SIGNAL, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         self._host_fd: Optional[int] = 0
+        #: Whether somebody wants to know where the ranks stand; for whoever sees to it to take back.
+        self.asked = False
 
     def wait(self, deadline_s: Optional[float], fd: Optional[int]) -> Optional[str]:
         """Sleeps until something happens or the deadline has come. The reason to stop, if there is one, as
@@ -157,7 +196,9 @@ class Inbox:
         timeout = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
         ready, _, _ = select.select(fds, [], [], timeout)
         if self._read in ready:
-            for number in os.read(self._read, 4096):
+            numbers = os.read(self._read, 4096)
+            self.asked = self.asked or ASK_SIGNAL in numbers
+            for number in numbers:
                 if number in STOP_SIGNALS:
                     return "signal:{}".format(signal_name(number))
         if self._host_fd in ready and self._host_gone():
@@ -188,7 +229,9 @@ class Watch:
         *,
         grace_s: float,
         early_exit_s: float,
+        lease: Optional[Lease] = None,
     ) -> None:
+        self._lease = lease
         self._status = status
         self._places = places
         self._inbox = inbox
@@ -202,11 +245,11 @@ class Watch:
     @property
     def told_to_stop(self) -> bool:
         reason = self._status.stopped_by
-        return reason is not None and (reason == "host_gone" or reason.startswith("signal:"))
+        return reason is not None and (reason in ("host_gone", "lost") or reason.startswith("signal:"))
 
     def run(self, ranks: Any) -> None:
         """Returns when every rank has ended."""
-        reason = self._inbox.wait(time.monotonic(), None)
+        reason = self._inbox.wait(time.monotonic(), None) or self._lost()
         if reason is not None:  # while the imports ran; there is nothing to stop yet
             self._status.stopped_by = reason
             self._say("stopped before the ranks began: {}".format(reason))
@@ -217,9 +260,30 @@ class Watch:
             self._note(*ranks.news())
             if all(rank.ended_s is not None for rank in self._status.ranks):
                 break
+            if self._inbox.asked:
+                self._inbox.asked = False
+                self._look()
             self._act(ranks, reason)
             reason = self._inbox.wait(self._deadline_s(), ranks.fd)
+            if reason is None and self._sent is None:
+                reason = self._lost()
         ranks.close()
+
+    def _lost(self) -> Optional[str]:
+        return "lost" if self._lease is not None and self._lease.lapsed() else None
+
+    def _look(self) -> None:
+        """Where the ranks stand, into stacks.json; whatever goes wrong, the ranks are watched on."""
+        alive = {rank.rank: rank.pid for rank in self._status.ranks if rank.ended_s is None}
+        self._say("looking where the ranks stand")
+        try:
+            stacks.write(
+                self._places[0].output,
+                self._status.nonce,
+                [(place.rank, alive.get(place.rank), place.directory) for place in self._places],
+            )
+        except OSError as error:
+            self._say("where the ranks stand could not be written: {}".format(error))
 
     def _note(self, started: List[Tuple[int, int]], ended: List[End]) -> None:
         for local_rank, pid in started:
@@ -270,7 +334,11 @@ class Watch:
         ranks.send(number)
 
     def _deadline_s(self) -> Optional[float]:
-        return self._kill_at if self._sent is not None else self._early_exit_at
+        if self._sent is not None:
+            return self._kill_at
+        looks = None if self._lease is None else self._lease.next_look_s()
+        deadlines = [one for one in (self._early_exit_at, looks) if one is not None]
+        return min(deadlines) if deadlines else None
 
 
 def log_to(path: str) -> Any:
@@ -284,7 +352,9 @@ def log_to(path: str) -> Any:
     os.close(log)
 
     def say(message: str, *, loud: bool = False) -> None:
-        os.write(2, "{:.6f} {}\n".format(time.monotonic(), message).encode("utf-8", "backslashreplace"))
+        line = "{:.6f} {}\n".format(time.monotonic(), message).encode("utf-8", "backslashreplace")
+        with contextlib.suppress(OSError):  # a full disk must not end who watches the ranks
+            os.write(2, line)
         if loud:
             print("launch.py: {}".format(message), file=before, flush=True)
 

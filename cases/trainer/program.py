@@ -234,7 +234,7 @@ def start(job: ProgramJob, place: Place) -> Any:
         return reading, pid
     try:
         detach(observer)
-        redirect(place.directory)
+        redirect(place)
         os.dup2(writing, 1)
         os.close(reading)
         os.environ.update(job.environment)

@@ -16,10 +16,14 @@ import traceback
 from dataclasses import dataclass
 from typing import Dict, List, NoReturn, Optional, Tuple
 
+from output import open_for
+
+#: Where a rank's FIFOs are, for those that torchrun starts.
+PRINTS_TO = "NX8_PRINTS_TO"
 # (local rank, wait status); None for a rank that never began.
 End = Tuple[int, Optional[int]]
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # linux/prctl.h
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 # What a rank would import itself, one rank after the other on a machine with fewer cores than ranks: also
@@ -61,6 +65,7 @@ class Place:
     master_addr: str
     master_port: int
     output: str
+    prints_to: Optional[str] = None  # the folder of the FIFOs that output.Collector reads
 
     @property
     def directory(self) -> str:
@@ -76,6 +81,7 @@ class Place:
             "MASTER_ADDR": self.master_addr,
             "MASTER_PORT": str(self.master_port),
             "NX8_OUTPUT": self.output,
+            **({PRINTS_TO: self.prints_to} if self.prints_to else {}),
         }
 
 
@@ -143,7 +149,8 @@ def run_rank(place: Place, job_path: str, *, parent: int) -> NoReturn:
     code = 1
     try:
         detach(parent)
-        redirect(place.directory)
+        call_itself("nx8-rank{}".format(place.rank))
+        redirect(place)
         os.environ.update(place.environment())
         import train
 
@@ -167,6 +174,8 @@ def detach(parent: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     # The terminal sends Ctrl-C to the whole group; the launcher hears it and stops the ranks in order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Until the rank can answer where it stands, the question must not end it.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def die_with(parent: int) -> None:
@@ -177,16 +186,20 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-def redirect(directory: str) -> None:
-    """Standard output and error into the rank's files, standard input from nowhere. By descriptor, so that
-    C libraries follow.
+def call_itself(name: str) -> None:
+    """What `ps` and /proc/PID/comm call this process, 15 bytes at most: by it a rank is found on its node."""
+    LIBC.prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def redirect(place: Place) -> None:
+    """Standard output and error to whoever keeps them in the rank's files, standard input from nowhere. By
+    descriptor, so that C libraries follow.
     """
-    os.makedirs(directory, exist_ok=True)
+    os.makedirs(place.directory, exist_ok=True)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    for number, name in ((1, "stdout.log"), (2, "stderr.log")):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        fd = os.open(os.path.join(directory, name), flags, 0o644)
+    for number, stream in ((1, "stdout"), (2, "stderr")):
+        fd = open_for(place.prints_to, place.rank, stream, place.directory)
         os.dup2(fd, number)
         os.close(fd)
     os.close(null)

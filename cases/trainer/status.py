@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import signal
@@ -12,6 +14,30 @@ from typing import List, Optional
 import job as jobs
 
 STATUS_NAME = "status.json"
+#: Kept free from the beginning, so that a full disk leaves room for what has to be said in the end.
+ROOM_NAME = ".room"
+ROOM_BYTES = 64 * 1024
+#: What a rank or a launcher exits with that could not write for want of room.
+EXIT_NO_ROOM = 73
+
+
+def reserve(directory: str) -> None:
+    """Takes the room that the status will need. Raises OSError where there is none."""
+    path = os.path.join(directory, ROOM_NAME)
+    with open(path, "wb") as file:
+        file.write(bytes(ROOM_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def release(directory: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(os.path.join(directory, ROOM_NAME))
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether a disk was full, or a quota used up."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass
@@ -25,6 +51,7 @@ class RankStatus:
     killed: bool = False
     end_count: Optional[int] = None
     end_sha256: Optional[str] = None
+    dropped_bytes: Optional[int] = None  # of its standard output and error
 
     @property
     def failed(self) -> bool:
@@ -62,6 +89,7 @@ class NodeStatus:
         """Beside, then renamed: a reader sees all of it or nothing."""
         self.ended_s = time.monotonic()
         self.wall_s = self.ended_s - self.started_s
+        release(directory)
         path = os.path.join(directory, STATUS_NAME)
         beside = "{}.{}".format(path, os.getpid())
         with open(beside, "w", encoding="utf-8") as file:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from typing import Any, Dict, List, NoReturn, Tuple
 
-from ranks import End, Place, die_with, run_rank
+from ranks import PRINTS_TO, End, Place, die_with, run_rank
 
 LINE = "{} {} {}\n"  # what, local rank, value; far below PIPE_BUF, so lines of several writers do not mix
 
@@ -46,7 +46,7 @@ class TorchrunRanks:
         self._torchrun = subprocess.Popen(
             self._argv(),
             stdin=subprocess.DEVNULL,
-            env=dict(os.environ, NX8_OUTPUT=self._places[0].output),
+            env=dict(os.environ, **given(self._places[0])),
             start_new_session=True,
             preexec_fn=lambda: die_with(launcher),  # noqa: PLW1509  this process has one thread
         )
@@ -131,6 +131,12 @@ class TorchrunRanks:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def given(place: Place) -> Dict[str, str]:
+    """What a rank is told that torchrun does not tell it."""
+    told = place.environment()
+    return {key: told[key] for key in ("NX8_OUTPUT", PRINTS_TO) if key in told}
+
+
 def supervise(job_path: str, fifo: str) -> NoReturn:
     """What torchrun starts in place of a rank."""
     parent = os.getppid()
@@ -166,6 +172,7 @@ def place_from_environment() -> Place:
         master_addr=value["MASTER_ADDR"],
         master_port=int(value["MASTER_PORT"]),
         output=value["NX8_OUTPUT"],
+        prints_to=value.get(PRINTS_TO),
     )
 
 

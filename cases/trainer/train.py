@@ -29,24 +29,38 @@ from events import EventWriter
 from grid import grid_of
 from initial import build_model, projector_sha256, save_projector
 from llama import num_parameters
+from stacks import RANK_STACKS_NAME
+from status import EXIT_NO_ROOM, no_room
 
 TRACEBACK_BYTES = 64 * 1024
 
 
 def main(job_path: str) -> int:
     """The rank's exit code. Whatever goes wrong is a `fail` record, a traceback on standard error and 1."""
-    # A rank that hangs is asked where: SIGUSR1 writes the stack of every thread.
-    faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
+    # A rank that hangs is asked where: SIGUSR1 writes the stack of every thread. Into a file of its own: what
+    # goes to standard error may be so much that only its beginning and its end are kept.
+    rank = int(os.environ["RANK"])
+    os.makedirs(rank_directory(rank), exist_ok=True)
+    answers = open(os.path.join(rank_directory(rank), RANK_STACKS_NAME), "a")  # noqa: SIM115  as long as we live
+    faulthandler.register(signal.SIGUSR1, file=answers, all_threads=True)
     # torch 2.13 renamed collectives that DeepSpeed 0.19 calls by their old names; it would say so at every
     # call.
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     job = jobs.load_job(job_path)
     job_sha256 = file_sha256(job_path)
-    rank = int(os.environ["RANK"])
     events = EventWriter(rank_directory(rank), job.nonce, rank)
     try:
         train(job, job_sha256, events)
     except BaseException as error:  # noqa: BLE001  an early sys.exit() is a failure too
+        return told(error, events)
+    leave()
+    return 0
+
+
+def told(error: BaseException, events: EventWriter) -> int:
+    """Says what went wrong wherever there is room to say it; the exit code."""
+    code = EXIT_NO_ROOM if no_room(error) else 1
+    try:
         traceback.print_exc()
         text = traceback.format_exc().encode("utf-8", "backslashreplace")[-TRACEBACK_BYTES:]
         events.write(
@@ -55,9 +69,11 @@ def main(job_path: str) -> int:
             message=str(error)[:4096],
             traceback=text.decode("utf-8", "replace"),
         )
-        return 1
-    leave()
-    return 0
+    except OSError as second:
+        if not no_room(second):
+            raise
+        return EXIT_NO_ROOM
+    return code
 
 
 def train(job: jobs.Job, job_sha256: str, events: EventWriter) -> None:

@@ -33,6 +33,18 @@ def _working_directory() -> Path:
         return Path("/")
 
 
+class WithDefault(click.Group):
+    """A group with a command that is meant where none is named: `nx8 nightly SUITE`, `nx8 history -n 5`."""
+
+    def __init__(self, *args: Any, default: str, **given: Any) -> None:
+        super().__init__(*args, **given)
+        self.default = default
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        named = args and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named else [self.default, *args])
+
+
 class Seconds(click.FloatRange):
     """A positive, finite number of seconds."""
 

@@ -276,9 +276,9 @@ def push(ctx: click.Context, name: str, cluster: str, quiet: bool) -> None:
     """Bring a token file to the data folder of every node, checked by SHA-256."""
     from orchestrator import ui
     from orchestrator.cluster import Cluster
-    from orchestrator.fleet import hand_out
     from orchestrator.hosts import known_hosts_file
     from orchestrator.load import load
+    from orchestrator.parcels import hand_out
     from orchestrator.remote import Pool
 
     workspace = workspace_of(ctx)

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from orchestrator.lab.cache import Sources
     from orchestrator.workspace import Workspace
 
+#: Those of lab.injecting, which is not imported only to complete a word.
+FAULTS = (
+    *("link", "sessions", "sshd", "dockerd", "containers", "reboot"),
+    *("kill-rank", "freeze-rank", "disk", "clock", "slow", "loss", "delay"),
+)
 named = click.option(
     "--name", default="lab", show_default=True, metavar="NAME", help="Its cluster file is cluster/NAME.yaml."
 )
@@ -33,6 +38,9 @@ def command() -> None:
 )
 @click.option("--device", metavar="NAME", help="A device of the vendor. [default: its first]")
 @click.option("--subnet", metavar="CIDR", help="Where its addresses are. [default: a free 10.77.x.0/24]")
+@click.option(
+    "--disk", type=click.IntRange(16), metavar="MIB", help="Give each node a /srv of its own, in memory."
+)
 @click.option("--mirror", metavar="URL", help="Debian's packages. [default: deb.debian.org]")
 @click.option(
     "--extra-index",
@@ -53,6 +61,7 @@ def up(
     devices: int,
     device: str | None,
     subnet: str | None,
+    disk: int | None,
     mirror: str | None,
     extra_index: str | None,
     cache: Path | None,
@@ -65,7 +74,9 @@ def up(
     workspace = workspace_of(ctx)
     name = checked(name)
     sources = sources_of(workspace, mirror=mirror, extra_index=extra_index, cache=cache)
-    wish = box.Wish(vendor=vendor, nodes=nodes, devices=devices, device=device, subnet=subnet, name=name)
+    wish = box.Wish(
+        vendor=vendor, nodes=nodes, devices=devices, device=device, subnet=subnet, name=name, disk_mib=disk
+    )
     with Signals():
         lab = box.up(workspace, wish, sources=sources, say=lambda text: click.echo(text, err=True))
     width = max(len(node.name) for node in lab.nodes)
@@ -117,6 +128,66 @@ def status(ctx: click.Context, name: str, as_json: bool) -> int:
         life = f"pid {one.node.init.pid}  {docker}" if one.alive else "is not running"
         click.echo(f"{one.node.name:<{width}}  {one.node.address}  {life}")
     return Exit.OK if all(one.docker for one in seen) else Exit.PREFLIGHT
+
+
+@command.command("fault")
+@click.argument("node", metavar="NODE")
+@click.argument("kind", metavar="KIND", type=click.Choice(["heal", *FAULTS]))
+@click.option(
+    "--for", "seconds", type=click.FloatRange(0, 86400), metavar="S", help="Undo it after S seconds."
+)
+@click.option("--rank", type=click.IntRange(0), metavar="N", help="Which rank. [default: the node's last]")
+@click.option("--cpu", type=click.FloatRange(0.01, 64), default=0.1, show_default=True, help="Of one core.")
+@click.option("--loss", type=click.FloatRange(0, 1), default=0.1, show_default=True, help="Of packets.")
+@click.option("--delay-ms", type=click.FloatRange(0, 60000), default=50, show_default=True, metavar="MS")
+@click.option("--skew", type=float, default=10800, show_default=True, metavar="S", help="Of the wall clock.")
+@named
+@click.pass_context
+def fault(
+    ctx: click.Context,
+    node: str,
+    kind: str,
+    seconds: float | None,
+    rank: int | None,
+    cpu: float,
+    loss: float,
+    delay_ms: float,
+    skew: float,
+    name: str,
+) -> None:
+    """Break a node of a lab, or heal it: `nx8 lab fault node2 link --for 30`.
+
+    \b
+    link sessions sshd dockerd containers reboot   the node and its daemons
+    kill-rank freeze-rank                          a rank (--rank)
+    disk clock slow loss delay                     what it runs on
+    heal                                           undo all of them
+    """
+    from orchestrator.errors import ConfigError, Problem, Stopped
+    from orchestrator.lab import injecting, state
+    from orchestrator.signals import Signals
+
+    name = checked(name)
+    lab = state.read(workspace_of(ctx), name)
+    if lab is None:
+        raise ConfigError(
+            Problem(code="E272", message=f"lab {name}: there is none", help=f"nx8 lab up --name {name} …")
+        )
+    found = injecting.node_of(lab, node)
+    settings = injecting.Settings(rank=rank, cpu=cpu, loss=loss, delay_ms=delay_ms, skew_s=skew)
+    with Signals() as signals:
+        signals.held = True  # whatever comes, what was broken for a time is mended first
+        if kind != injecting.HEAL:
+            click.echo(f"{node}: {injecting.make(lab, found, kind, settings)}")
+            if seconds is None:
+                if injecting.KINDS[kind].lasting:
+                    click.echo(f"undo it: nx8 lab fault {node} heal --name {name}", err=True)
+                return
+            signals.wait(timeout_s=seconds)
+        injecting.heal(lab, found)
+        click.echo(f"{node}: healed")
+        if signals.caught is not None:
+            raise Stopped(signals.caught)
 
 
 def checked(name: str) -> str:

@@ -27,6 +27,29 @@ class Page:
 
 
 PAGES: dict[str, Page] = {
+    "init": Page(
+        examples=(
+            (
+                "nx8 init --nodes 10.1.0.[11-14] --vendor mthreads --name NAME",
+                "writes cluster/NAME.yaml",
+            ),
+            ("nx8 init --nodes node[01-04] --vendor nvidia --dry-run", "only print it"),
+        ),
+        exits=(2,),
+        reads=("dockerfiles/<vendor>/vendor.yaml",),
+        writes=("cluster/<name>.yaml, never over another",),
+    ),
+    "doctor": Page(
+        examples=(
+            ("nx8 doctor --cluster NAME", "every node, a table and what mends each problem"),
+            ("nx8 doctor llama2_7b --cluster NAME --json", "for a program, with this case's data and image"),
+            ("nx8 doctor --cluster NAME --deep", "then measure idle nodes: minutes"),
+            ("nx8 doctor --cluster NAME --nagios", "one line for monitoring, exit 0 to 3"),
+        ),
+        exits=(2, 3, 6),
+        reads=(*CONFIGURATION, "data_dir of the cluster: manifests"),
+        writes=("with --deep: results/ceilings/<cluster>/<node>.json",),
+    ),
     "run": Page(
         examples=(
             ("nx8 run llama2_7b --vendor cpu", "the proxy on this machine"),
@@ -47,6 +70,56 @@ PAGES: dict[str, Page] = {
         ),
         exits=(2, 3),
         reads=(*CONFIGURATION, "data_dir of the cluster: manifests"),
+    ),
+    "bundle": Page(
+        examples=(
+            ("nx8 bundle", "the last run, secrets masked"),
+            ("nx8 bundle RUN --anonymous --output for-support.tar.gz", "without names and addresses"),
+        ),
+        exits=(2,),
+        reads=(RUN,),
+        writes=("nx8-bundle-RUN.tar.gz in the working directory, or the FILE of --output",),
+    ),
+    "ps": Page(
+        examples=(
+            ("nx8 ps", "runs at work, and those whose controller died"),
+            ("nx8 ps --cluster NAME", "what stands on the nodes: lock, containers, folders"),
+        ),
+        exits=(2, 3),
+        reads=(RUN, "cluster/<name>.yaml, with --cluster"),
+    ),
+    "logs": Page(
+        examples=(
+            ("nx8 logs -f", "all that the last run says, until it has ended"),
+            ("nx8 logs RUN --node node1 --stream launcher", "the launcher of one node"),
+            ("nx8 logs RUN --rank 3 --stream stderr", "one stream of one rank"),
+        ),
+        exits=(2,),
+        reads=(RUN,),
+    ),
+    "stop": Page(
+        examples=(
+            ("nx8 stop", "the last run, as Ctrl-C would"),
+            ("nx8 stop RUN --kill", "with no grace for its ranks"),
+        ),
+        exits=(2, 3, 6),
+        reads=(RUN, *CONFIGURATION),
+        writes=(RUN,),
+    ),
+    "resume": Page(
+        examples=(("nx8 resume RUN", "within the lease of its nodes"),),
+        exits=(2, 3, 4, 6, 124),
+        reads=(RUN, *CONFIGURATION),
+        writes=(RUN, "work_dir and /tmp/nx8.lock of every node"),
+    ),
+    "clean": Page(
+        examples=(
+            ("nx8 clean --cluster NAME --dry-run", "what would go"),
+            ("nx8 clean --cluster NAME", "containers, folders and locks of runs whose lease expired"),
+        ),
+        exits=(2, 3),
+        reads=("cluster/<name>.yaml",),
+        writes=("work_dir and /tmp/nx8.lock of every node",),
     ),
     "report": Page(
         examples=(
@@ -199,10 +272,83 @@ PAGES: dict[str, Page] = {
         reads=("results/lab/<name>/",),
         writes=("removes cluster/<name>.yaml and results/lab/<name>/",),
     ),
+    "lab fault": Page(
+        examples=(
+            ("nx8 lab fault node2 link --for 30", "no packet passes for half a minute"),
+            ("nx8 lab fault node2 freeze-rank --rank 3", "one rank makes no further step"),
+            ("nx8 lab fault node2 heal", "undo every fault of the node"),
+        ),
+        exits=(2, 3),
+        reads=("results/lab/<name>/lab.json",),
+    ),
     "lab status": Page(
         examples=(("nx8 lab status", "which nodes run; exit 3 when one does not answer"),),
         exits=(2, 3),
         reads=("results/lab/<name>/",),
+    ),
+    "nightly run": Page(
+        examples=(
+            ("nx8 nightly run rehearsal --cluster local", "how a night goes, on this machine"),
+            ("nx8 nightly run nightly --cluster NAME --quiet", "as a timer calls it"),
+            ("nx8 nightly run nightly --cluster NAME --budget 6h --json", "six hours at most, for a program"),
+        ),
+        exits=(1, 2, 3, 4, 5, 6, 7),
+        reads=("cases/suites/<suite>.yaml", *CONFIGURATION, "results/history.sqlite"),
+        writes=(RUN, "results/nightly/<suite>/", "results/history.sqlite", "the DIR of --textfile"),
+    ),
+    "nightly install": Page(
+        examples=(
+            ("nx8 nightly install nightly --cluster NAME --dry-run", "print the systemd units"),
+            ("nx8 nightly install nightly --cluster NAME --at 03:30", "write them"),
+            ("nx8 nightly install nightly --cluster NAME --cron", "a file of cron instead"),
+        ),
+        reads=("cases/suites/<suite>.yaml", "cluster/<name>.yaml"),
+        writes=("/etc/systemd/system, ~/.config/systemd/user, /etc/cron.d or the folder of --dir",),
+    ),
+    "history list": Page(
+        examples=(
+            ("nx8 history list", "cells of the newest runs; `nx8 history` is the same"),
+            ("nx8 history list --case llama2_7b -n 50 --json", "of one case, for a program"),
+        ),
+        reads=("results/runs/", "results/history.sqlite"),
+        writes=("results/history.sqlite",),
+    ),
+    "history rebuild": Page(
+        examples=(("nx8 history rebuild", "history.sqlite anew, from the run folders"),),
+        reads=("results/runs/", "results/archive/"),
+        writes=("results/history.sqlite, and the old one as history.sqlite.old",),
+    ),
+    "trend": Page(
+        examples=(
+            ("nx8 trend", "each series with its band"),
+            ("nx8 trend llama2_7b --metric loss -n 30", "another metric, thirty points"),
+            ("nx8 trend --proxy", "also proxies and rehearsals, each of its own kind"),
+        ),
+        reads=("results/runs/", "results/history.sqlite"),
+        writes=("results/history.sqlite",),
+    ),
+    "show": Page(
+        examples=(
+            ("nx8 show", "the last run beside its history"),
+            ("nx8 show RUN --json", "every change since the last good run"),
+        ),
+        reads=("results/runs/", "results/history.sqlite"),
+        writes=("results/history.sqlite",),
+    ),
+    "accept": Page(
+        examples=(('nx8 accept RUN --reason "driver 470.161.03"', "a new baseline begins with it"),),
+        exits=(2, 4),
+        reads=(f"{RUN}result.json",),
+        writes=(f"{RUN}accepted.json", "results/history.sqlite"),
+    ),
+    "gc": Page(
+        examples=(
+            ("nx8 gc --keep 90d --dry-run", "what would go, and why the rest stays"),
+            ("nx8 gc --keep 30", "keep the newest thirty of every series"),
+        ),
+        exits=(2, 4),
+        reads=("results/runs/",),
+        writes=("results/archive/", "removes folders of results/runs/"),
     ),
     "explain": Page(
         examples=(

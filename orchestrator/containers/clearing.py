@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator import docker
+from orchestrator import docker, failpoints
 from orchestrator.containers.onnode import COMMAND_LIMIT_S, OnNode, said
 from orchestrator.errors import Nx8Error, PreflightError, Problem
 
@@ -72,12 +72,13 @@ def cleared(node: OnNode, cell: Cell, work_dir: str) -> None:
     with contextlib.suppress(Nx8Error):
         node.unwatch()
     with contextlib.suppress(Nx8Error):
-        remote.run(docker.remove_argv(str(node.launch.container)), timeout_s=REMOVE_LIMIT_S)
+        remote.run(docker.remove_argv(str(node.launch.container)), timeout_s=REMOVE_LIMIT_S, again=True)
         if node.unsure:
             _await_late(remote, labels)
         _removed(remote, labels, again_s=0.0)
     with contextlib.suppress(Nx8Error):
         remote.remove_tree(str(node.launch.node_job_dir), root=f"{work_dir}/runs")
+    failpoints.passed("container.cleared")
 
 
 def swept(remote: Remote, run_id: str, *, root: str) -> tuple[Left, ...]:
@@ -104,7 +105,7 @@ def _removed(remote: Remote, labels: dict[str, str], *, again_s: float) -> tuple
     found = _listed(remote, labels)
     while found:
         for one in found:
-            remote.run(docker.remove_argv(one), timeout_s=REMOVE_LIMIT_S)
+            remote.run(docker.remove_argv(one), timeout_s=REMOVE_LIMIT_S, again=True)
         found = _listed(remote, labels)
         if time.monotonic() > deadline:
             break
@@ -122,7 +123,7 @@ def _await_late(remote: Remote, labels: dict[str, str]) -> None:
 
 def _listed(remote: Remote, labels: dict[str, str]) -> tuple[str, ...]:
     """Raises PreflightError when docker does not say: an empty answer would be no proof then."""
-    done = remote.run(docker.list_argv(labels), timeout_s=COMMAND_LIMIT_S)
+    done = remote.run(docker.list_argv(labels), timeout_s=COMMAND_LIMIT_S, again=True)
     if done.rc != 0:
         message = (
             f"{remote.name}: docker does not list containers: {docker.last_words(done.stderr, rc=done.rc)}"

@@ -7,12 +7,16 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import docker
+from orchestrator import docker, failpoints
+from orchestrator.containers.ending import ODD_ENDS
+from orchestrator.containers.examining import examine
 from orchestrator.containers.onnode import COMMAND_LIMIT_S, MONITOR_END_S, Gone, OnNode, said
 from orchestrator.errors import Nx8Error
-from orchestrator.remote.errors import LinkLost
+from orchestrator.remote.patience import pauses
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from orchestrator.remote.pool import Pool
     from orchestrator.remote.remote import Remote
 
@@ -24,6 +28,7 @@ SILENT_LIMIT_S = 120.0
 #: Once one node's ranks have ended badly the others get this long to notice by themselves.
 GANG_LIMIT_S = 20.0
 STOP_TIMEOUT_S = 10
+KILL_LIMIT_S = 15.0
 #: What bringing the files home may take: this, and the time that their bytes need at the slowest line and
 #: disk that are worth waiting for.
 DRAIN_LIMIT_S = 120.0
@@ -36,7 +41,16 @@ class Containers:
     decides when all is over, stops what still runs and brings the files home.
     """
 
-    def __init__(self, nodes: list[OnNode], pool: Pool, *, started_s: float) -> None:
+    def __init__(
+        self,
+        nodes: list[OnNode],
+        pool: Pool,
+        *,
+        started_s: float,
+        insisted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`insisted`: whether somebody asked a second time, and no more grace is given."""
+        self._insisted = insisted
         self._nodes = {node.launch.node: node for node in nodes}
         self._pool = pool
         self._stopping = False
@@ -51,8 +65,19 @@ class Containers:
         self._thread.start()
 
     @property
+    def odd_end(self) -> str | None:
+        """What ended a container from outside, or a process in it unseen: the first that is told."""
+        found = ((name, node.ending()) for name, node in self._nodes.items())
+        return next((f"{name}: {end['text']}" for name, end in found if end["kind"] in ODD_ENDS), None)
+
+    @property
     def wall_s(self) -> float | None:
         return None if self.ended_s is None else self.ended_s - self.started_s
+
+    @property
+    def oom_killed(self) -> tuple[str, ...]:
+        """The nodes on which the kernel killed something in the container for want of memory."""
+        return tuple(name for name, node in self._nodes.items() if node.state and node.state.oom_killed)
 
     def exit_code(self) -> int | None:
         """The worst exit code of the containers once all have ended and their files are here, None before."""
@@ -62,9 +87,16 @@ class Containers:
         """By node, for host.json."""
         return {name: node.record() for name, node in self._nodes.items()}
 
+    def examine(self) -> None:
+        """Keeps where the ranks stand, while they still do."""
+        examine(self._nodes.values(), self._pool)
+
     def stop(self) -> None:
         """Ends the containers on all nodes at once, brings their files home, and returns."""
         self._stopping = True
+        for node in self._nodes.values():
+            if node.lease is not None and not self._quiet.is_set():
+                node.lease.hurry()
         self._news.set()
         self._thread.join()
 
@@ -87,7 +119,9 @@ class Containers:
             self._quiet.set()
             self._halt([node for node in self._nodes.values() if not node.ended])
             self.ended_s = time.monotonic()
+            failpoints.passed("cell.halted")
             self._bring_home()
+            failpoints.passed("cell.home")
         except BaseException as error:  # noqa: BLE001 - a thread's error must end the cell, not vanish
             self._lose(f"{type(error).__name__}: {error}")
         finally:
@@ -111,22 +145,26 @@ class Containers:
                     return
 
     def _watch(self, node: OnNode) -> None:
-        """Looks again and again until its container has ended. A look that fails is noted and tried again;
-        the node is lost with its link, its container, or when no look succeeds for too long.
+        """Looks again and again until its container has ended. A look that fails, also because the link
+        broke, is noted and tried again; the node is lost with its lease, its container, or when no look
+        succeeds for too long.
         """
-        seen_s = time.monotonic()
+        seen_s, pause, wait_s = time.monotonic(), pauses(), TICK_S
         try:
-            while not node.ended and not self._quiet.wait(TICK_S):
+            while not node.ended and not self._quiet.wait(wait_s):
+                if lost := node.lost():
+                    return self._lose(lost)
                 try:
                     node.look()
-                    seen_s = time.monotonic()
-                except (LinkLost, Gone):
-                    raise
+                    seen_s, pause, wait_s = time.monotonic(), pauses(), TICK_S
+                    failpoints.passed("cell.look")
+                except Gone as gone:
+                    return self._lose(node.hold_lost() or said(gone))
                 except Nx8Error as error:
                     node.missed += 1
+                    wait_s = pause()
                     if time.monotonic() - seen_s > SILENT_LIMIT_S:
-                        self._lose(f"no look succeeded for {SILENT_LIMIT_S:g} s: {said(error)}")
-                        return
+                        return self._lose(f"no look succeeded for {SILENT_LIMIT_S:g} s: {said(error)}")
             self._news.set()
         except Nx8Error as error:
             self._lose(said(error))
@@ -139,30 +177,50 @@ class Containers:
         self._news.set()
 
     def _halt(self, nodes: list[OnNode]) -> None:
+        """Stops these containers, all at once; kills them as soon as somebody insists."""
+
         def halt(remote: Remote) -> None:
             node = self._nodes[remote.name]
-            argv = docker.stop_argv(str(node.launch.container), timeout_s=STOP_TIMEOUT_S)
-            remote.run(argv, timeout_s=STOP_TIMEOUT_S + COMMAND_LIMIT_S)
+            name = str(node.launch.container)
+            argv = docker.stop_argv(name, timeout_s=STOP_TIMEOUT_S)
+            remote.run(argv, timeout_s=STOP_TIMEOUT_S + COMMAND_LIMIT_S, again=True)
             node.inspect()
 
         names = [node.launch.node for node in nodes]
+        halted = threading.Event()
+        killer = threading.Thread(target=self._kill, args=(names, halted), name="nx8-kill", daemon=True)
+        killer.start()
         heard = self._pool.settle(halt, nodes=names, limit_s=STOP_TIMEOUT_S + 2 * COMMAND_LIMIT_S + 15.0)
+        halted.set()
+        killer.join()
         for error in heard.values():
             if isinstance(error, Nx8Error):
                 self._lose(said(error))
+
+    def _kill(self, names: list[str], halted: threading.Event) -> None:
+        def kill(remote: Remote) -> None:
+            name = str(self._nodes[remote.name].launch.container)
+            remote.run(docker.kill_argv(name), timeout_s=KILL_LIMIT_S, again=True)
+
+        while not halted.wait(0.1):
+            if self._insisted():
+                self._pool.settle(kill, nodes=names, limit_s=KILL_LIMIT_S)
+                return
 
     def _bring_home(self) -> None:
         """The monitors end, then every file is drained and compared."""
 
         def end(remote: Remote) -> float:
             node = self._nodes[remote.name]
+            if again := node.rebooted():
+                self.lost = again  # why whatever else was lost
             node.unwatch()
             return drain_limit_s(*node.sizes())
 
         def drain(remote: Remote) -> list[str]:
             node = self._nodes[remote.name]
             node.mirror(until_end=True)
-            return node.differing(limit_s=limits[remote.name])
+            return node.compared(limit_s=limits[remote.name])
 
         ends = self._pool.settle(end, nodes=self._nodes, limit_s=MONITOR_END_S + 2 * COMMAND_LIMIT_S)
         limits = {name: limit for name, limit in ends.items() if isinstance(limit, float)}

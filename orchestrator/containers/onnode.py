@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import signal
@@ -13,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import orchestrator.node
 from orchestrator import docker
-from orchestrator.errors import PreflightError, Problem
+from orchestrator.containers.ending import Ending, ending
+from orchestrator.errors import Nx8Error, PreflightError, Problem
+from orchestrator.hung import STACKS
+from orchestrator.lease import LOCK, Lease
 from orchestrator.plan import Launch
 from orchestrator.remote.remote import Remote, Spawned
 
 if TYPE_CHECKING:
-    from orchestrator.errors import Nx8Error
+    from collections.abc import Sequence
+
     from orchestrator.plan import Cell
     from orchestrator.remote.remote import Completed
 
@@ -37,7 +42,8 @@ class Gone(PreflightError):  # noqa: N818 - what happened, as LinkLost
 class OnNode:
     """`user` is the uid:gid that the container runs as. `unsure`: it was asked for, and the answer has not
     come. `missed` counts the looks that failed. `leaves` are the files that its ranks leave for the next
-    stage.
+    stage; `probe_argv` prints what the vendor's probe sees, empty where it has none. `boot_id` is the node's
+    when its container was made.
     """
 
     launch: Launch
@@ -50,6 +56,13 @@ class OnNode:
     unsure: bool = False
     missed: int = 0
     leaves: tuple[str, ...] = ()
+    lease: Lease | None = None
+    #: Containers that were there already when we asked for them: our run's, by its nonce.
+    adopted: bool = False
+    brought_bytes: int = 0
+    drops_before: int = 0
+    probe_argv: tuple[str, ...] = ()
+    boot_id: str | None = None
     #: A look that was given up may still be at work when the next begins.
     reading: threading.Lock = field(default_factory=threading.Lock)
 
@@ -61,7 +74,7 @@ class OnNode:
             for rank in self.launch.ranks
             for name in ("events.jsonl", "stdout.log", "stderr.log")
         )
-        return ("launcher.log", "status.json", MONITOR, *ranks, *self.leaves)
+        return ("launcher.log", "status.json", MONITOR, STACKS, *ranks, *self.leaves)
 
     @property
     def node_output(self) -> str:
@@ -70,6 +83,11 @@ class OnNode:
     @property
     def ended(self) -> bool:
         return self.state is not None and self.state.exit_code is not None
+
+    @property
+    def begun(self) -> bool:
+        """Whether its container was ever started."""
+        return self.state is not None and self.state.started_at is not None
 
     def record(self) -> dict[str, Any]:
         """For host.json: the container as docker said it was when it was last seen."""
@@ -84,7 +102,28 @@ class OnNode:
             "started_at": state.started_at if state else None,
             "finished_at": state.finished_at if state else None,
             "missed_looks": self.missed,
+            "link_drops": self.remote.drops - self.drops_before,
+            "brought_bytes": self.brought_bytes,
+            "ending": self.ending(),
         }
+
+    def ending(self) -> Ending:
+        try:
+            status = (self.host_output / "status.json").read_bytes()
+        except OSError:
+            status = None
+        return ending(self.state, status)
+
+    def lost(self) -> str | None:
+        """Why our hold on this node is gone, or None."""
+        return self.lease.lost if self.lease else None
+
+    def hold_lost(self) -> str | None:
+        """The same, asked of the node itself."""
+        if self.lease is not None:
+            with contextlib.suppress(Nx8Error):
+                self.lease.renew()
+        return self.lost()
 
     def look(self) -> None:
         """Brings home what is new, and asks docker how the container is. Raises PreflightError."""
@@ -94,13 +133,19 @@ class OnNode:
     def inspect(self) -> None:
         """Raises Gone when there is no such container, PreflightError when docker does not answer."""
         argv = docker.inspect_argv(str(self.launch.container))
-        done = self.remote.run(argv, timeout_s=COMMAND_LIMIT_S)
+        done = self.remote.run(argv, timeout_s=COMMAND_LIMIT_S, again=True)
         if done.rc != 0:
             raise _not_inspected(self.launch, done)
         found = docker.read_inspect(done.stdout)
         if isinstance(found, Problem):
             raise PreflightError(found)
         self.state = found
+
+    def go_on(self) -> None:
+        """From where the copies here end: another controller began them."""
+        for name in self.files:
+            with contextlib.suppress(FileNotFoundError):
+                self.offsets[name] = (self.host_output / name).stat().st_size
 
     def mirror(self, *, until_end: bool) -> None:
         """Puts what is new of every file into its copy here; to the end of each when `until_end`."""
@@ -132,6 +177,20 @@ class OnNode:
             file.seek(offset)
             file.write(data)
 
+    def rebooted(self) -> str | None:
+        """What a node is told apart by that started anew meanwhile; None where it did not, or cannot say."""
+        if self.boot_id is None:
+            return None
+        now = self.remote.hello(timeout_s=COMMAND_LIMIT_S).get("boot_id")
+        if now is None or now == self.boot_id:
+            return None
+        return f"{self.launch.node}: rebooted: its boot id was {self.boot_id}, and is {now}"
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Beside the copies of its files: what was asked of the node, not what its job wrote."""
+        self.host_output.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.host_output / name).write_bytes(data)
+
     def sizes(self) -> tuple[int, int]:
         """Bytes on the node that are not here yet, and bytes of all files there."""
         found = self.remote.stat(*(f"{self.node_output}/{name}" for name in self.files))
@@ -139,9 +198,21 @@ class OnNode:
         here = [self.offsets.get(name, 0) for name in self.files]
         return sum(max(0, size - held) for size, held in zip(whole, here, strict=True)), sum(whole)
 
-    def differing(self, *, limit_s: float) -> list[str]:
-        """The files whose bytes here are not those on the node, by SHA-256."""
-        names = [name for name in self.files if self.offsets.get(name)]
+    def compared(self, *, limit_s: float) -> list[str]:
+        """The files whose bytes here are not those on the node, also after they were fetched once more."""
+        wrong = self.differing(self.files, limit_s=limit_s)
+        if wrong:
+            for name in wrong:
+                self.offsets[name] = 0
+                (self.host_output / name).unlink()
+            self.mirror(until_end=True)
+            wrong = self.differing(wrong, limit_s=limit_s)
+        self.brought_bytes = sum(self.offsets.values())
+        return wrong
+
+    def differing(self, files: Sequence[str], *, limit_s: float) -> list[str]:
+        """Of these files those whose bytes here are not the node's, by SHA-256."""
+        names = [name for name in files if self.offsets.get(name)]
         paths = (f"{self.node_output}/{name}" for name in names)
         there = self.remote.sha256(*paths, timeout_s=limit_s)
         return [
@@ -160,6 +231,7 @@ class OnNode:
             "timeout_s": cell.probe.limit_s,
             "limit_s": limit_s,
             "output": f"{self.node_output}/{MONITOR}",
+            "lock": LOCK,
         }
         source = Path(orchestrator.node.__file__).with_name("monitor.py")
         self.remote.write(f"{folder}/monitor.py", source.read_bytes())
@@ -172,18 +244,29 @@ class OnNode:
 
     def unwatch(self) -> None:
         """Asks the monitor to write its last lines and waits until it has gone; then insists."""
-        if self.monitor is None:
+        monitor = self.monitor or self._found_monitor()
+        if monitor is None:
             return
         deadline = time.monotonic() + MONITOR_END_S
         pause = threading.Event()
         # Not to its group: the probe that is running belongs to it, and shall end by itself.
-        alive = self.remote.signal(self.monitor, signal.SIGTERM, group=False)
+        alive = self.remote.signal(monitor, signal.SIGTERM, group=False)
         while alive and time.monotonic() < deadline:
             pause.wait(0.05)
-            alive = self.remote.signal(self.monitor, 0)
+            alive = self.remote.signal(monitor, 0)
         if alive:
-            self.remote.signal(self.monitor, signal.SIGKILL)
+            self.remote.signal(monitor, signal.SIGKILL)
         self.monitor = None
+
+    def _found_monitor(self) -> Spawned | None:
+        """The one that another controller of this run started."""
+        if not self.adopted:
+            return None
+        (piece,) = self.remote.read([(f"{self.node_output}/{MONITOR}.pid", 0, 1 << 12)])
+        try:
+            return Spawned(**json.loads(piece.data))
+        except (ValueError, TypeError):
+            return None
 
 
 def said(error: Nx8Error) -> str:

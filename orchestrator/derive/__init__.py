@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.derive.ceiling import ceiling_of
 from orchestrator.derive.kept import evaluated, lists_of
 from orchestrator.derive.rawfiles import (
     described,
@@ -12,13 +13,16 @@ from orchestrator.derive.rawfiles import (
     read_logs,
     read_monitors,
     read_programs,
+    read_stands,
     read_statuses,
     regular_files,
 )
 from orchestrator.errors import WORST_FIRST, ConfigError, Exit, Problem, worst
 from orchestrator.metrics import summarize
+from orchestrator.metrics.stragglers import stragglers
 from orchestrator.parse import PARSER_VERSION
 from orchestrator.parse.program import transcribed
+from orchestrator.parse.status import NodeStatus
 from orchestrator.parse.strict import Fields, Misread, strict_object
 from orchestrator.parse.visible import visible, visible_lines
 from orchestrator.plan import as_document
@@ -33,9 +37,12 @@ if TYPE_CHECKING:
     from orchestrator.metrics import Summary
     from orchestrator.parse.events import RankLog
     from orchestrator.parse.records import Ready, Saved
+    from orchestrator.parse.status import StatusProblem
     from orchestrator.plan import Cell, Plan
     from orchestrator.results import RunFolder
 
+#: Of what the host saw, what is left out where it is empty.
+SELDOM = ("sighted", "oom_killed")
 MAX_HOST_BYTES = 16 << 20
 Document = dict[str, object]
 
@@ -50,7 +57,7 @@ def derive(folder: RunFolder, plan: Plan, host: Mapping[str, object] | None = No
     """
     told = _host(folder) if host is None else _Host(folder.host, Fields(host))
     left: dict[str, Saved] = {}
-    cells = [_cell(folder, cell, told, left) for cell in plan.cells]
+    cells = [_cell(folder, cell, told, left, created_utc=plan.identity.created_utc) for cell in plan.cells]
     return {
         "schema": SCHEMA,
         "parser_version": PARSER_VERSION,
@@ -63,6 +70,7 @@ def derive(folder: RunFolder, plan: Plan, host: Mapping[str, object] | None = No
             "vendor": plan.vendor,
             "transport": plan.transport,
             "argv": told.value("argv"),
+            **({} if (staffing := told.value("staffing")) is None else {"staffing": staffing}),
         },
         "environment": {
             "host": told.value("host"),
@@ -70,6 +78,7 @@ def derive(folder: RunFolder, plan: Plan, host: Mapping[str, object] | None = No
             "images": told.value("images"),
             "git": told.value("git"),
         },
+        **_attempts(told),
         "phases": told.value("phases"),
         "overhead_s": told.value("overhead_s"),
         "exit_code": worst(code for _, code in cells),
@@ -112,6 +121,16 @@ class _Host:
         except Misread:
             return None
 
+    def containers(self, cell_id: str) -> dict[str, dict[str, Any]]:
+        """By node what the host wrote of its container; empty where it wrote nothing of that kind."""
+        found = self._fields.value("containers")
+        cell = found.get(cell_id) if isinstance(found, dict) else None
+        return (
+            {name: one for name, one in cell.items() if isinstance(one, dict)}
+            if isinstance(cell, dict)
+            else {}
+        )
+
     def seen(self, cell_id: str) -> HostSeen:
         """Raises ConfigError (E706) for an entry that no run writes."""
         cells = self._fields.inner("cells")
@@ -138,19 +157,31 @@ def _bad_host(path: Path, why: str) -> ConfigError:
     return ConfigError(Problem(code="E706", message=f"{path}: {why}", help=help_))
 
 
-def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tuple[Document, int]:
+def _cell(
+    run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved], *, created_utc: str
+) -> tuple[Document, int]:
     """`left` has what the first ranks of the cells before this one left for it, and gets this one's."""
     folder, seen = run.cell(cell.cell_id), host.seen(cell.cell_id)
     logs, statuses = read_logs(folder, cell), read_statuses(folder, cell)
     if (first := logs.get(0)) and first.saved:
         left[cell.cell_id] = first.saved
     before = left.get(cell.handed.cell_id) if cell.handed else None
-    programs = read_programs(folder, cell)
+    programs, stands = read_programs(folder, cell), read_stands(folder, cell)
     if cell.job.program is not None:
         logs = transcribed(cell, logs, programs)
-    judgement = judge(cell, logs, statuses, seen, lists=lists_of(run, cell), before=before, programs=programs)
+    judgement = judge(
+        cell,
+        logs,
+        statuses,
+        seen,
+        lists=lists_of(run, cell),
+        before=before,
+        programs=programs,
+        stands=stands,
+    )
     monitors = read_monitors(folder, cell)
-    summary = summarize(cell, logs, mem_total_bytes=host.mem_total_bytes, monitors=monitors)
+    ceiling = ceiling_of(host.value("ceilings"), cell, created_utc=created_utc)
+    summary = summarize(cell, logs, mem_total_bytes=host.mem_total_bytes, monitors=monitors, ceiling=ceiling)
     evaluation: Document = {}
     if cell.key is not None:
         accuracy, evaluation = evaluated(run, cell, logs, seen)
@@ -164,13 +195,42 @@ def _cell(run: RunFolder, cell: Cell, host: _Host, left: dict[str, Saved]) -> tu
         **_judged(judgement),
         "metrics": _metrics(summary),
         **({"evaluation": evaluation} if judgement.verdict is Verdict.MEASURED and evaluation else {}),
+        **_degraded(cell, logs, judgement.verdict),
         # Left out rather than null: results of plans that had none stay the same bytes.
         **({"document": asdict(cell.document)} if cell.document else {}),
-        "host_seen": asdict(seen),
-        "ranks": _ranks(cell, logs),
+        "host_seen": _seen(seen),
+        **_containers(host, cell.cell_id),
+        "ranks": _ranks(cell, logs, statuses),
         "files": [described(path, folder.path) for path in regular_files(folder.path)],
     }
     return document, exit_code(judgement.verdict, seen)
+
+
+def _attempts(told: _Host) -> Document:
+    """Every try of what was tried more than once; nothing where nothing was."""
+    attempts = told.value("attempts")
+    return {"attempts": attempts} if isinstance(attempts, list | tuple) and len(attempts) > 1 else {}
+
+
+def _degraded(cell: Cell, logs: Mapping[int, RankLog], verdict: Verdict) -> Document:
+    """Who was slow, of a cell that was measured all the same; nothing where nobody was."""
+    slow = stragglers(cell, logs) if verdict is Verdict.MEASURED else ()
+    return {"degraded": [asdict(one) for one in slow]} if slow else {}
+
+
+def _containers(host: _Host, cell_id: str) -> Document:
+    """How often the links to the cell's nodes had to be made anew, and how its containers ended; nothing
+    where it had none, or an older run did not write it down.
+    """
+    found = host.containers(cell_id)
+    drops = [one["link_drops"] for one in found.values() if isinstance(one.get("link_drops"), int)]
+    ends = {name: one["ending"] for name, one in found.items() if isinstance(one.get("ending"), dict)}
+    return {"link_drops": sum(drops), "endings": ends} if drops else {}
+
+
+def _seen(seen: HostSeen) -> Document:
+    """Without what older runs did not have, and most have nothing of."""
+    return {key: value for key, value in asdict(seen).items() if key not in SELDOM or value}
 
 
 def _identity(cell: Cell) -> Document:
@@ -258,7 +318,9 @@ def _metrics(summary: Summary) -> Document:
     }
 
 
-def _ranks(cell: Cell, logs: Mapping[int, RankLog]) -> list[Document]:
+def _ranks(
+    cell: Cell, logs: Mapping[int, RankLog], statuses: Mapping[int, NodeStatus | StatusProblem]
+) -> list[Document]:
     """What each planned rank said of itself, and how much of its file was read; text from logs made
     printable.
     """
@@ -284,9 +346,16 @@ def _ranks(cell: Cell, logs: Mapping[int, RankLog]) -> list[Document]:
                         for name, version in (hello.versions if hello else ())
                     },
                     **_computes(ready),
+                    **_dropped(statuses.get(launch.node_rank), rank),
                 }
             )
     return ranks
+
+
+def _dropped(status: NodeStatus | StatusProblem | None, rank: int) -> Document:
+    """How much of what a rank printed is missing between both ends; nothing where all of it is there."""
+    found = status.rank(rank) if isinstance(status, NodeStatus) else None
+    return {"dropped_bytes": found.dropped_bytes} if found and found.dropped_bytes else {}
 
 
 def _computes(ready: Ready | None) -> Document:

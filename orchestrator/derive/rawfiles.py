@@ -12,6 +12,7 @@ from orchestrator.monitor import MonitorLog, read_monitor
 from orchestrator.parse import collecting
 from orchestrator.parse.events import EventReader, RankLog
 from orchestrator.parse.program import ProgramLog, read_program
+from orchestrator.parse.stacks import MAX_STACKS_BYTES, Stand, read_stacks
 from orchestrator.parse.status import MAX_STATUS_BYTES, NodeStatus, StatusProblem, read_status
 
 if TYPE_CHECKING:
@@ -80,6 +81,17 @@ def read_statuses(folder: CellFolder, cell: Cell) -> dict[int, NodeStatus | Stat
         if data is not None:
             statuses[launch.node_rank] = read_status(data)
     return statuses
+
+
+def read_stands(folder: CellFolder, cell: Cell) -> dict[int, Stand]:
+    """Where each planned rank stood, of those that were asked on their own node."""
+    found: dict[int, Stand] = {}
+    for launch in cell.launches:
+        data = read_bytes(folder.node(launch.node_rank).stacks, most=MAX_STACKS_BYTES)
+        if data is not None:
+            stands = read_stacks(data, nonce=cell.job.nonce)
+            found |= {stand.rank: stand for stand in stands if stand.rank in launch.ranks}
+    return found
 
 
 def read_monitors(folder: CellFolder, cell: Cell) -> dict[int, MonitorLog]:

@@ -34,7 +34,9 @@ MARK = "# Written by `nx8 lab up`; `nx8 lab down` removes it."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What `nx8 lab up` was asked for. Without `device` it is the vendor's first."""
+    """What `nx8 lab up` was asked for. Without `device` it is the vendor's first; with `disk_mib` a node's
+    /srv is a file system of its own of that size, in memory.
+    """
 
     vendor: str
     nodes: int = 2
@@ -42,6 +44,7 @@ class Wish:
     device: str | None = None
     subnet: str | None = None
     name: str = "lab"
+    disk_mib: int | None = None
 
 
 def up(workspace: Workspace, wish: Wish, *, sources: Sources, say: Callable[[str], None]) -> Lab:
@@ -202,6 +205,7 @@ def _made(
             prefix=subnet.prefixlen,
             lower=parts.node_root,
             bridge=names.bridge,
+            disk_mib=wish.disk_mib,
         )
         _note(node)
         return node, f"{name},{ip} {host_key}\n"

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.errors import PreflightError, Problem
 from orchestrator.lab import host, nodes
 
 if TYPE_CHECKING:
@@ -28,6 +29,21 @@ with open(sys.argv[1], "wb", 0) as file:
         pass
 """
 SSHD, DOCKERD = "sshd", "dockerd"
+RANK_NAME = "nx8-rank"
+OWN_DISK = "run/nx8-disk-size"
+RESIZE = ("mount", "-o", "remount", "-o")
+SKEWED_PYTHON = """\
+# Written by `nx8 lab fault NODE skew`.
+import time
+_time, _time_ns = time.time, time.time_ns
+time.time = lambda: _time() + {seconds}
+time.time_ns = lambda: _time_ns() + int({seconds} * 1e9)
+"""
+SKEWED_DATE = """\
+#!/bin/sh
+# Written by `nx8 lab fault NODE skew`.
+exec /bin/date --date="@$(awk -v t="$(/bin/date +%s.%N)" 'BEGIN {{ printf "%.9f", t {seconds} }}')" "$@"
+"""
 SILENT = """\
 import socket, sys
 listening = socket.create_server((sys.argv[1], 22), reuse_port=False)
@@ -144,6 +160,207 @@ def script_probe(node: LabNode, values: list[dict[str, Any]] | None) -> None:
     beside.replace(path)
 
 
+def kill_sessions(node: LabNode) -> int:
+    """Ends every open ssh session of the node but not its listener; what the sessions started lives on, as it
+    does on a real node. Returns how many sessions there were.
+    """
+    listener = _daemon(node, SSHD)
+    below = _below(listener.pid) if listener else []
+    sessions = [process for process in below if _comm(process.pid).startswith(SSHD)]
+    first = [process for process in below if listener and _parent(process.pid) == listener.pid]
+    for process in sessions:
+        process.kill()
+    return len(first)
+
+
+def containers(lab: Lab, node: LabNode) -> tuple[str, ...]:
+    """The ids of the node's running containers that carry our labels."""
+    listed = host.run(
+        lab.inside(node, "docker", "ps", "--quiet", "--no-trunc", "--filter", "label=nx8.run"),
+        doing=f"listing {node.name}'s containers",
+    )
+    return tuple(listed.split())
+
+
+def kill_containers(lab: Lab, node: LabNode) -> int:
+    """SIGKILL to all of them at once; returns how many."""
+    found = containers(lab, node)
+    if found:
+        host.run(lab.inside(node, "docker", "kill", *found), doing=f"killing {node.name}'s containers")
+    return len(found)
+
+
+def ranks(node: LabNode) -> dict[int, host.Process]:
+    """The processes of the node's ranks, by rank. A rank calls itself nx8-rank<N>; what it starts inherits
+    the name, so of several the one whose parent has another name is meant.
+    """
+    found: dict[int, host.Process] = {}
+    for pid in sorted(nodes.cgroup_members(node.cgroup)):
+        name = _comm(pid)
+        if name.startswith(RANK_NAME) and name[len(RANK_NAME) :].isdigit() and _comm(_parent(pid)) != name:
+            process = host.process(pid)
+            if process is not None:
+                found[int(name[len(RANK_NAME) :])] = process
+    return found
+
+
+def signal_rank(node: LabNode, signum: signal.Signals, *, rank: int | None = None) -> int:
+    """Sends a signal to one rank of the node, by default to the last one; returns which rank that was.
+
+    Raises PreflightError (E270) when no such rank runs there.
+    """
+    found = ranks(node)
+    chosen = max(found, default=None) if rank is None else rank
+    if chosen is None or chosen not in found:
+        runs = ", ".join(str(one) for one in sorted(found)) or "none"
+        raise PreflightError(
+            Problem(
+                code="E270",
+                message=f"{node.name}: {'no rank' if rank is None else f'rank {rank} does not'} run there; "
+                f"running: {runs}",
+                help="a fault of a rank is made while a run trains there",
+            )
+        )
+    found[chosen].kill(signum)
+    return chosen
+
+
+def resume_stopped(node: LabNode) -> int:
+    """SIGCONT to every process of the node that is stopped; returns how many were."""
+    stopped = [pid for pid in nodes.cgroup_members(node.cgroup) if _state(pid) == "T"]
+    for pid in stopped:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    return len(stopped)
+
+
+def limit_cpu(node: LabNode, share: float | None) -> None:
+    """From now on all of the node's processes together get this share of one core; None takes it back."""
+    period_us = 100_000
+    quota_us = None if share is None else max(1000, round(share * period_us))
+    for folder in host.cgroup_folders(node.cgroup):
+        if (folder / "cpu.max").is_file():
+            (folder / "cpu.max").write_text(f"{quota_us or 'max'} {period_us}\n")
+        elif (folder / "cpu.cfs_quota_us").is_file():
+            (folder / "cpu.cfs_quota_us").write_text(f"{quota_us or -1}\n")
+
+
+def lose_packets(node: LabNode, share: float | None) -> None:
+    """From now on this share of the packets to and from the node is dropped; None takes it back. By iptables'
+    statistic match in the node's own network, which needs no netem.
+    """
+    _firewall(node, ["-F", "INPUT"], ["-F", "OUTPUT"])
+    if share is None:
+        return
+    match = ["-m", "statistic", "--mode", "random", "--probability", f"{share:.6f}", "-j", "DROP"]
+    _firewall(node, ["-I", "INPUT", "-i", "eth0", *match], ["-I", "OUTPUT", "-o", "eth0", *match])
+
+
+def _firewall(node: LabNode, *rules: list[str]) -> None:
+    for rule in rules:
+        argv = ["nsenter", "--target", str(node.init.pid), "-n", "--", "iptables", "-w", "10", *rule]
+        host.run(argv, doing=f"setting {node.name}'s firewall")
+
+
+def delay_packets(node: LabNode, delay_ms: float | None) -> None:
+    """From now on every packet to the node arrives this much later; None takes it back.
+
+    Raises PreflightError (E271) where this kernel has no netem.
+    """
+    if delay_ms is None:
+        with suppress(PreflightError):  # there is none
+            host.run(["tc", "qdisc", "del", "dev", node.link, "root"], doing="taking back a delay")
+        return
+    netem = ["tc", "qdisc", "replace", "dev", node.link, "root", "netem", "delay", f"{delay_ms:g}ms"]
+    try:
+        host.run(netem, doing="delaying packets")
+    except PreflightError as error:
+        raise PreflightError(
+            Problem(
+                code="E271",
+                message=f"{node.name}: packets cannot be delayed on this machine: its kernel has no netem "
+                f"(sch_netem), or tc is missing: {error.problems[0].message.splitlines()[-1].strip()}",
+                help="`loss` needs no netem; or use a kernel with CONFIG_NET_SCH_NETEM and package iproute2",
+            )
+        ) from None
+
+
+def skew_clock(node: LabNode, seconds: float | None) -> None:
+    """From now on Python programs and `date` that start on the node read a wall clock that is wrong by this
+    much; None sets it right. Namespaces cannot move the wall clock, so the node's programs are told.
+    """
+    folder = node.root / "usr/local/lib/python3.11/dist-packages"
+    module, loader = folder / "nx8_skew.py", folder / "nx8_skew.pth"
+    date = node.root / "usr/local/bin/date"
+    if seconds is None:
+        for path in (loader, module, date):
+            path.unlink(missing_ok=True)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    module.write_text(SKEWED_PYTHON.format(seconds=seconds))
+    loader.write_text("import nx8_skew\n")
+    date.write_text(SKEWED_DATE.format(seconds=f"{seconds:+g}"))
+    date.chmod(0o755)
+
+
+def fill_disk(lab: Lab, node: LabNode, folder: str = "/srv") -> bool:
+    """Leaves the node no free byte below `folder`. Where that is a file system of the node's own (`nx8 lab up
+    --disk`) it is filled as it is, under running containers too, and True is returned. Otherwise it is this
+    machine's disk, and a full one is laid over it for whatever starts from now on.
+    """
+    if size := own_disk(node, folder):
+        # In memory, so its limit is drawn in to what is used: nothing needs to be written.
+        disk = os.statvfs(node.root / folder.lstrip("/"))
+        used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+        (node.root / OWN_DISK).write_text(size)
+        host.run(lab.inside(node, *RESIZE, f"size={max(used, 4096)}", folder), doing=f"filling {folder}")
+        return True
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "nx8-full", folder]
+    host.run(lab.inside(node, *mount), doing=f"mounting over {folder}")
+    host.run(lab.inside(node, "python3", "-c", FILL, f"{folder}/full"), doing=f"filling {folder}")
+    return False
+
+
+def free_disk(lab: Lab, node: LabNode, folder: str = "/srv") -> None:
+    """Takes back what fill_disk did."""
+    for words in _mounts(node):
+        if words[:2] == ["nx8-full", folder]:
+            host.run(lab.inside(node, "umount", "-l", folder), doing=f"unmounting {folder}")
+    kept = node.root / OWN_DISK
+    if kept.exists():
+        host.run(lab.inside(node, *RESIZE, f"size={kept.read_text()}", folder), doing=f"freeing {folder}")
+        kept.unlink()
+
+
+def own_disk(node: LabNode, folder: str = "/srv") -> str | None:
+    """The size of the node's own file system there as `mount` takes it, None where it has none; of one
+    that is full already, the size it had before.
+    """
+    for words in _mounts(node):
+        if words[:2] == ["nx8-disk", folder]:
+            sizes = [word[5:] for word in words[3].split(",") if word.startswith("size=")]
+            kept = node.root / OWN_DISK
+            return kept.read_text() if kept.exists() else sizes[0]
+    return None
+
+
+def _mounts(node: LabNode) -> list[list[str]]:
+    return [line.split() for line in Path(f"/proc/{node.init.pid}/mounts").read_text().splitlines()]
+
+
+def reboot_id(node: LabNode, boot_id: str | None) -> None:
+    """From now on the node's kernel says another boot id, as after a reboot; None takes it back."""
+    place = "proc/sys/kernel/random/boot_id"
+    nsenter = ["nsenter", "--target", str(node.init.pid), "-m", "-p", "--"]
+    if boot_id is None:
+        with suppress(PreflightError):  # there is none
+            host.run([*nsenter, "umount", f"/{place}"], doing="taking back a boot id")
+        return
+    file = node.root / "run/nx8-boot-id"
+    file.write_text(f"{boot_id}\n")
+    host.run([*nsenter, "mount", "--bind", "/run/nx8-boot-id", f"/{place}"], doing="setting a boot id")
+
+
 def _await_ssh_port(lab: Lab, node: LabNode) -> None:
     """Until something listens on the node's port 22; asked of the node's kernel, not by connecting."""
     del lab
@@ -183,6 +400,30 @@ def _inner_pid(pid: int) -> int | None:
     except OSError:
         return None
     return next((int(line.split()[-1]) for line in lines if line.startswith("NSpid:")), None)
+
+
+def _comm(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _fields(pid: int) -> list[str]:
+    """Those of /proc/PID/stat after the name; none when it has gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _state(pid: int) -> str:
+    return next(iter(_fields(pid)), "")
+
+
+def _parent(pid: int) -> int:
+    fields = _fields(pid)
+    return int(fields[1]) if fields else 0
 
 
 def _below(pid: int) -> list[host.Process]:

@@ -143,7 +143,15 @@ def _containers_below(cgroup: str) -> str:
 
 
 def start(
-    names: Names, *, index: int, name: str, address: str, prefix: int, lower: Path, bridge: str | None
+    names: Names,
+    *,
+    index: int,
+    name: str,
+    address: str,
+    prefix: int,
+    lower: Path,
+    bridge: str | None,
+    disk_mib: int | None = None,
 ) -> LabNode:
     """The node's process 1 and, from it, sshd and dockerd, which may not be ready yet.
 
@@ -152,7 +160,7 @@ def start(
     folder = names.node_folder(name)
     cgroup = names.cgroup(name)
     _make_cgroup(cgroup)
-    to_node, from_node, pid = _spawn(folder, lower, name, f"{address}/{prefix}", names.peer(index))
+    to_node, from_node, pid = _spawn(folder, lower, name, f"{address}/{prefix}", names.peer(index), disk_mib)
     holder = host.process(pid)
     try:
         if holder is None or _line(from_node) != "ready":
@@ -180,12 +188,15 @@ def start(
     )
 
 
-def _spawn(folder: Path, lower: Path, name: str, address: str, link: str) -> tuple[int, int, int]:
+def _spawn(
+    folder: Path, lower: Path, name: str, address: str, link: str, disk_mib: int | None
+) -> tuple[int, int, int]:
     unshare = host.program("unshare")
     assert unshare is not None
     with as_file(files("orchestrator.lab.files").joinpath("node_setup.sh")) as script:
         argv = [unshare, "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child=KILL"]
         argv += ["--propagation", "private", "sh", str(script), str(folder), str(lower), name, address, link]
+        argv += [] if disk_mib is None else [str(disk_mib)]
         their_in, to_node = os.pipe()
         from_node, their_out = os.pipe()
         try:

@@ -5,6 +5,7 @@
     E103 not YAML, not UTF-8         E108 wrong type or value
     E104 duplicate key               E109 missing key
     E105 anchor, alias, tag, merge   E110 keys that contradict each other
+    E220 a <changeme> of `nx8 init`
     E602 a stored JSON file of ours that cannot be read
 
 source.py reads the text, scalars.py decides what a bare word means, nodes.py makes the tree, judge.py asks
@@ -21,6 +22,7 @@ from pydantic_core import from_json
 from orchestrator import text
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.load.judge import adapter, judge
+from orchestrator.load.nodes import CHANGEME as CHANGEME
 from orchestrator.load.nodes import compose
 from orchestrator.load.source import clean, dotted, read_bytes, read_source, text_source
 

@@ -24,6 +24,9 @@ MAX_VALUES = 20_000
 #: Control characters that no text in a config needs, however they were escaped; tab and line breaks are text.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
+#: What `nx8 init` writes for a value that it cannot know.
+CHANGEME = "<changeme>"
+
 #: libyaml's parser where PyYAML has it, the same grammar in Python elsewhere.
 Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -160,6 +163,11 @@ class _Composer:
         hidden = CONTROL.search(text)
         if hidden:
             self._refuse("E108", f"holds the control character U+{ord(hidden.group()):04X}", at, "remove it")
+            return Broken(at=at)
+        if text == CHANGEME:
+            self._refuse(
+                "E220", f"{CHANGEME} still stands here", at, "the line's comment says what belongs here"
+            )
             return Broken(at=at)
         return Scalar(at=at, value=value, text=text, plain=is_plain)
 

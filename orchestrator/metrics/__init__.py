@@ -9,6 +9,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from orchestrator.metrics.ceiling import Ceiling, against_ceiling
 from orchestrator.metrics.memory import memory_capacity, memory_framework, memory_used
 from orchestrator.metrics.spread import fifth, mean, percentile, spread
 from orchestrator.metrics.summary import (
@@ -24,7 +25,7 @@ from orchestrator.metrics.summary import (
 from orchestrator.metrics.window import WindowStep, coverage, planned_ranks, waited, window
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from orchestrator.monitor import MonitorLog
     from orchestrator.parse.events import RankLog
@@ -43,12 +44,14 @@ def summarize(
     *,
     mem_total_bytes: int | None = None,
     monitors: Mapping[int, MonitorLog] | None = None,
+    ceiling: Ceiling | None = None,
 ) -> Summary:
     """Every metric over the steps warmup + 1 … total of the planned ranks; None with a reason where there is
     none.
 
     `mem_total_bytes` is MemTotal of the node, used where the device is the CPU itself; `monitors` what the
-    vendor's probe saw on each node, by node rank. Never raises on what ranks or probes wrote.
+    vendor's probe saw on each node, by node rank; `ceiling` what its devices were measured to do that day.
+    Never raises on what ranks or probes wrote.
     """
     try:
         found: tuple[WindowStep, ...] | str = window(cell, logs)
@@ -98,10 +101,30 @@ def summarize(
                 ),
                 specs=specs,
             ),
+            *_ceiling(cell, logs, steps, speed, ceiling),
             *_waits(cell, logs),
             measured("window_coverage", lambda: coverage(cell, logs)),
         )
     )
+
+
+def _ceiling(
+    cell: Cell,
+    logs: Mapping[int, RankLog],
+    steps: Callable[[], tuple[WindowStep, ...]],
+    speed: Metric,
+    ceiling: Ceiling | None,
+) -> tuple[Metric, ...]:
+    """Only of runs that looked for one: those of older versions did not."""
+    if ceiling is None:
+        return ()
+
+    def share() -> Computed:
+        varying = cell.job.data.samples is not None
+        flops, _ = _palm_staged(cell, logs, steps()) if varying else _palm(cell, logs)
+        return against_ceiling(ceiling, speed=speed, flops_per_token=flops, dtype=cell.peak.dtype)
+
+    return (measured("mfu_ceiling", share),)
 
 
 def _waits(cell: Cell, logs: Mapping[int, RankLog]) -> tuple[Metric, ...]:
@@ -207,6 +230,11 @@ def _mfu_published(cell: Cell, speed: Metric) -> Computed:
 
 
 def _mfu_palm(cell: Cell, logs: Mapping[int, RankLog], speed: Metric) -> Computed:
+    flops_per_token, details = _palm(cell, logs)
+    return _utilization(cell, speed, flops_per_token), {**details, **_peak_details(cell)}
+
+
+def _palm(cell: Cell, logs: Mapping[int, RankLog]) -> tuple[int, Details]:
     """PaLM (arXiv:2204.02311), appendix B: 6·N + 12·L·d·s per token, attention included, not halved for its
     causal mask.
 
@@ -219,19 +247,25 @@ def _mfu_palm(cell: Cell, logs: Mapping[int, RankLog], speed: Metric) -> Compute
     counted = ready.num_parameters - embedding
     attention = 12 * model.num_layers * model.hidden_size * sequence_length
     flops_per_token = 6 * counted + attention
-    return _utilization(cell, speed, flops_per_token), {
+    return flops_per_token, {
         "flops_per_token": flops_per_token,
         "parameters": counted,
         "num_parameters": ready.num_parameters,
         "num_embedding_parameters": ready.num_embedding_parameters,
         "attention_flops_per_token": attention,
-        **_peak_details(cell),
     }
 
 
 def _mfu_palm_staged(
     cell: Cell, logs: Mapping[int, RankLog], steps: tuple[WindowStep, ...], speed: Metric
 ) -> Computed:
+    flops_per_token, details = _palm_staged(cell, logs, steps)
+    return _utilization(cell, speed, flops_per_token), {**details, **_peak_details(cell)}
+
+
+def _palm_staged(
+    cell: Cell, logs: Mapping[int, RankLog], steps: tuple[WindowStep, ...]
+) -> tuple[int, Details]:
     """As PaLM counts, for a language model behind a tower (cases/trainer/llava.py derives it): where the
     language model does not learn, the gradient still has to pass through it, 4·N instead of 6·N.
     """
@@ -249,14 +283,13 @@ def _mfu_palm_staged(
     image_share = images * vision.num_patches / real
     beside = round(image_share * (6 * model.num_projector_parameters + 2 * vision.num_parameters))
     flops_per_token = multiplier * counted + attention + beside
-    return _utilization(cell, speed, flops_per_token), {
+    return flops_per_token, {
         "flops_per_token": flops_per_token,
         "multiplier": multiplier,
         "parameters": counted,
         "attention_flops_per_token": attention,
         "image_flops_per_token": beside,
         "image_share": image_share,
-        **_peak_details(cell),
     }
 
 

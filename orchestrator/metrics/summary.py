@@ -127,6 +127,11 @@ SPECS: dict[str, tuple[str, Direction, str]] = {
         "higher",
         "tokens_per_second_per_device × (6·N + 12·L·d·s) / peak FLOP/s, N without input embedding",
     ),
+    "mfu_ceiling": (
+        "fraction",
+        "higher",
+        "tokens_per_second_per_device × FLOPs per token of mfu_palm / measured FLOP/s of its devices",
+    ),
     "data_wait_fraction": (
         "fraction",
         "lower",

@@ -21,8 +21,19 @@ def agent_source() -> bytes:
     """The agent as it is sent, in two parts of eight digits of length and so many bytes: what starts, and
     what is compiled when first asked for.
     """
-    text = (Path(__file__).parent / "agent.py").read_text(encoding="utf-8")
-    first, _, rest = text.partition("\n# Later\n")
+    first, _, rest = _text("agent.py").partition("\n# Later\n")
     later, _, _ = rest.partition('\nif __name__ == "__main__":')
-    parts = (f"{first}\nmain(g(int(g(8))))\n".encode(), later.encode())
+    parts = (f"{first}\nmain(g(int(g(8))))\n".encode(), f"{later}\n{_text('lock.py')}".encode())
     return b"".join(b"%08d" % len(part) + part for part in parts)
+
+
+@cache
+def keeper_source() -> bytes:
+    """The program that watches a node's lease there, as one file."""
+    _, _, rest = _text("keeper.py").partition("\n# On a node both are one file\n")
+    imports = "import signal\nimport subprocess\nimport sys\n"
+    return f"{_text('lock.py')}\n{imports}{rest}".encode()
+
+
+def _text(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")

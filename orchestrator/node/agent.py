@@ -5,7 +5,8 @@ A request is one line of JSON with `id` and `op`. Its body follows if it has `pa
 with "chunks" a decimal line and as many bytes, again and again, until a 0 (or -1: the host gave up).
 An answer is one line of JSON, then the bytes of its `parts`. Commands are argument lists: there is no shell.
 
-To start fast on many nodes at once, what stands below "# Later" is compiled when first asked for, and neither
+To start fast on many nodes at once, what stands below "# Later" is compiled when first asked for, together
+with lock.py, whose operations are named alike; and neither
 json nor signal (regular expressions, enums) is imported where the modules in C that they wrap will do.
 """
 
@@ -23,6 +24,9 @@ except ImportError:
 VERSION = 1
 MARKER = ".nx8-root"
 BLOCK = 1 << 18
+#: Without a request for so long it ends: where the link was cut, sshd may not hear for hours that nobody is
+#: there any more. The host uses none that rested for half of it.
+IDLE_S = 30.0
 
 LATER = []
 
@@ -489,6 +493,8 @@ def main(later=b""):
     try:
         write_all(1, b"\nnx8-agent %d\n" % VERSION)
         while True:
+            if not inlet.buffer and not select.select([0], [], [], IDLE_S)[0]:
+                return
             request = loads(inlet.line().decode("ascii"))
             answer, parts = answer_to(request, Body(inlet, request.get("payload")))
             answer["id"] = request["id"]
@@ -642,59 +648,6 @@ def do_make_dirs(request, _body):
     return {"made": made}, ()
 
 
-def owner_of(path):
-    try:
-        fd, _ = open_file(os.path.join(path, b"owner.json"))
-    except OSError:
-        return None
-    try:
-        return loads(read_some(fd, 0, 1 << 16).decode("utf-8", "replace"))
-    except ValueError:
-        return None
-    finally:
-        os.close(fd)
-
-
-def do_lock(request, _body):
-    """One winner: a folder made beside with the owner's record inside is renamed into place, which fails
-    when a lock is there. A loser gets the record of who holds it.
-    """
-    path = raw(request["path"])
-    beside = b"%s.%d.%d" % (path, os.getpid(), time.monotonic() * 1e6)
-    # Whoever finds the node busy may read why, whatever account it is.
-    os.mkdir(beside, 0o755)
-    try:
-        os.chmod(beside, 0o755)  # noqa: S103 - read by any account, whatever the umask of this one
-        fd = os.open(os.path.join(beside, b"owner.json"), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        os.fchmod(fd, 0o644)
-        write_all(fd, dumps(request["owner"]).encode())
-        os.fsync(fd)
-        os.close(fd)
-        os.rename(beside, path)
-        sync_folder(os.path.dirname(path))
-        return {"won": True, "owner": request["owner"]}, ()
-    except OSError as error:
-        remove(beside)
-        # In a folder with the sticky bit another account's lock may not even be tried to replace.
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EPERM, errno.EACCES):
-            raise
-        if not os.path.lexists(path):
-            raise
-        return {"won": False, "owner": owner_of(path)}, ()
-
-
-def do_unlock(request, _body):
-    """Only what is ours: the record in the folder must be the one given."""
-    path = raw(request["path"])
-    owner = owner_of(path)
-    if owner != request["owner"]:
-        return {"released": False, "owner": owner}, ()
-    aside = b"%s.%d.gone" % (path, os.getpid())
-    os.rename(path, aside)
-    remove(aside)
-    return {"released": True, "owner": owner}, ()
-
-
 def remove(path):
     """What could not be removed, as text; empty when all is gone."""
     import shutil
@@ -763,6 +716,16 @@ def do_list(request, _body):
         if len(found) > int(request["limit"]):
             raise Refused("%s holds more than %d files" % (request["path"], int(request["limit"])))
     return {"files": found}, ()
+
+
+def do_folders(request, _body):
+    """Names of the folders in a folder; links are none."""
+    try:
+        with os.scandir(raw(request["path"])) as found:
+            names = [one.name for one in found if one.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        names = []
+    return {"folders": [shown(name) for name in sorted(names)]}, ()
 
 
 def do_sha256(request, _body):

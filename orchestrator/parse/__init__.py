@@ -4,9 +4,10 @@ Pure; nothing here raises on any bytes.
 """
 
 #: Stored with every result: another number means that the same files may read differently.
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 #: What each version reads otherwise than the one before it: said where a stored figure moves.
 PARSER_CHANGES = {
     1: "the first",
     2: "a probe's memory counts only inside the measured window, and only if the probe ended by itself",
+    3: "whoever did not arrive is named where a cell hung; a rank's exit long after its end record disproves",
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 import msgspec
 
@@ -83,8 +83,9 @@ class Step(Record, frozen=True, kw_only=True, gc=False):
     finite.
 
     `tokens` counts padding. `real_tokens`, `labelled_tokens` and `images` are None where there is no padding;
-    `data_wait_s` is how long it stood still for its data, `comm_wait_s` for other ranks; None where it does
-    not say. `updated` is False where an overflow skipped the update, None without a loss scale.
+    `data_wait_s` is how long it stood still for its data, `comm_wait_s` for other ranks, `forward_s` how
+    long its forward passes took where nothing of others is in them; None where it does not say. `updated` is
+    False where an overflow skipped the update, None without a loss scale.
     """
 
     step: int
@@ -98,6 +99,7 @@ class Step(Record, frozen=True, kw_only=True, gc=False):
     learning_rate: float
     data_wait_s: float | None = None
     comm_wait_s: float | None = None
+    forward_s: float | None = None
     updated: bool | None = None
     real_tokens: int | None = None
     labelled_tokens: int | None = None
@@ -263,22 +265,35 @@ class _PaddedScaledStep(_PaddedStep, gc=False):
     updated: bool
 
 
-#: Number of keys → how such a line is read. All keys of a form are required, so a line with as many colons
-#: has none that stands twice.
-_FORMS = {
-    len(form.__struct_fields__): msgspec.json.Decoder(form).decode
-    for form in (_PlainStep, _WaitingStep, _ScaledStep, _PaddedStep, _PaddedScaledStep)
-}
+def _forms() -> dict[int, list[Callable[[bytes], _PlainStep]]]:
+    """Number of keys → how such a line is read, each form also with what its forward passes took. All keys of
+    a form are required, so a line with as many colons has none that stands twice.
+    """
+    found: dict[int, list[Callable[[bytes], _PlainStep]]] = {}
+    waiting = (_WaitingStep, _ScaledStep, _PaddedStep, _PaddedScaledStep)
+    timed: list[Any] = [
+        msgspec.defstruct(f"{form.__name__}Timed", [("forward_s", _Wait | None)], bases=(form,), gc=False)
+        for form in waiting
+    ]
+    forms: list[Any] = [_PlainStep, *waiting, *timed]
+    for form in forms:
+        found.setdefault(len(form.__struct_fields__), []).append(msgspec.json.Decoder(form).decode)
+    return found
+
+
+_FORMS = _forms()
 
 
 def _plain_step(line: bytes, *, number: int) -> Step | None:
     """The step in `line`; None for any other record and for whatever needs a closer look."""
-    form = _FORMS.get(line.count(b":"))
-    if form is None:
-        return None
-    try:
-        read = form(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    read = None
+    for form in _FORMS.get(line.count(b":"), ()):
+        try:
+            read = form(line)
+            break
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+    if read is None:
         return None
     waiting = read if isinstance(read, _WaitingStep) else None
     padded = read if isinstance(read, _PaddedStep) else None
@@ -300,6 +315,7 @@ def _plain_step(line: bytes, *, number: int) -> Step | None:
         learning_rate=read.learning_rate,
         data_wait_s=None if waiting is None else waiting.data_wait_s,
         comm_wait_s=None if waiting is None else waiting.comm_wait_s,
+        forward_s=getattr(read, "forward_s", None),
         updated=scaled.updated if scaled is not None else None,
         real_tokens=None if padded is None else padded.real_tokens,
         labelled_tokens=None if padded is None else padded.labelled_tokens,
@@ -408,6 +424,7 @@ def _step(fields: Fields, common: _Common) -> Step:
         learning_rate=fields.number("learning_rate"),
         data_wait_s=_optional_wait(fields, "data_wait_s"),
         comm_wait_s=_optional_wait(fields, "comm_wait_s"),
+        forward_s=_optional_wait(fields, "forward_s"),
         updated=fields.optional_flag("updated"),
         real_tokens=_optional_count(fields, "real_tokens"),
         labelled_tokens=_optional_count(fields, "labelled_tokens"),
@@ -453,7 +470,7 @@ def _program(fields: Fields, common: _Common) -> Program:
     return Program(
         **common,
         directory=fields.text("directory", limit=4096),
-        argv=fields.text_list("argv"),
+        argv=fields.strings("argv"),
         data_sha256=fields.optional_text("data_sha256", limit=128),
         index_sha256=fields.optional_text("index_sha256", limit=128),
     )

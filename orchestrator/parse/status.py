@@ -11,7 +11,8 @@ MAX_STATUS_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankStatus:
-    """`ended_s`: the node's monotonic clock. `killed`: the launcher stopped it, a consequence and never the
+    """`dropped_bytes`: of its standard output and error, of which only both ends are kept beyond a limit.
+    `ended_s`: the node's monotonic clock. `killed`: the launcher stopped it, a consequence and never the
     cause. `pid` and `ended_s` are None for a rank that never started or never ended.
     """
 
@@ -24,6 +25,7 @@ class RankStatus:
     killed: bool
     end_count: int | None
     end_sha256: str | None
+    dropped_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,4 +90,5 @@ def _rank(fields: Fields) -> RankStatus:
         killed=fields.flag("killed"),
         end_count=fields.optional_integer("end_count"),
         end_sha256=fields.optional_text("end_sha256", limit=128),
+        dropped_bytes=fields.optional_integer("dropped_bytes"),
     )

@@ -117,15 +117,16 @@ class Fields:
             raise Misread(f"{key} is {_kind(value)}, not a list of integers")
         return tuple(value)  # type: ignore[arg-type]
 
-    def text_list(self, key: str) -> tuple[str, ...]:
+    def strings(self, key: str, *, limit: int = MAX_TEXT_CHARS) -> tuple[str, ...]:
         value = self._present(key)
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
             raise Misread(f"{key} is {_kind(value)}, not a list of strings")
-        return tuple(encodable(item[:MAX_TEXT_CHARS]) for item in value)
+        return tuple(encodable(item[:limit]) for item in value)
 
     def objects(self, key: str) -> tuple[Fields, ...]:
         value = self._present(key)
-        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        # A tuple is what a list was before it was ever written.
+        if not isinstance(value, list | tuple) or not all(isinstance(item, dict) for item in value):
             raise Misread(f"{key} is {_kind(value)}, not a list of objects")
         return tuple(Fields(item) for item in value)
 

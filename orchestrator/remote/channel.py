@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 BLOCK = 1 << 17
 NOISE_LIMIT = 1 << 16
 READY = b"nx8-agent "
+#: An agent that rested longer is not asked any more: it ends by itself after twice that time.
+REST_S = 15.0
 #: Beyond the agent's own limit for a request before the host stops waiting for it.
 GRACE_S = 8.0
 
@@ -32,6 +34,7 @@ class AgentChannel:
         self.buffer = bytearray()
         self.number = 0
         self.ready = False
+        self.used_s = time.monotonic()
         self.channel = transport.open_session(timeout=limit_s)
         self.channel.settimeout(limit_s)
         self.start_by = time.monotonic() + limit_s
@@ -52,7 +55,8 @@ class AgentChannel:
 
     @property
     def alive(self) -> bool:
-        return not (self.channel.closed or self.channel.eof_received)
+        rested_s = time.monotonic() - self.used_s
+        return rested_s < REST_S and not (self.channel.closed or self.channel.eof_received)
 
     def close(self) -> None:
         self.channel.close()

@@ -7,6 +7,7 @@ jump hosts included, gets the inventory's keys and a policy that refuses all oth
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import socket
 import threading
@@ -38,6 +39,8 @@ MACS = (
     "hmac-sha2-512",
 )
 TRIES = 3
+#: paramiko says there what we report ourselves; without a handler Python prints it.
+logging.getLogger("nx8.ssh").addHandler(logging.NullHandler())
 
 
 class Quiet(paramiko.Transport):  # type: ignore[misc]
@@ -112,6 +115,9 @@ class Link:
         self.phase: Phase = "configuration"
         self.connection: fabric.Connection
         self.opening = threading.Lock()
+        #: How often it had to be made anew.
+        self.drops = 0
+        self._opened = False
         own = fabric.connection.derive_shorthand(host)["host"]
         found = settings.config.lookup(own)
         hops = [hop.strip() for hop in (jump or found.get("proxyjump") or "none").split(",")]
@@ -248,6 +254,8 @@ class Link:
             raise self.failed(error) from error
         assert it.transport is not None
         self.phase = "command"
+        self.drops += self._opened
+        self._opened = True
         return it.transport
 
     def credentials(self) -> dict[str, Any]:
@@ -280,10 +288,12 @@ class Link:
         for family, kind, protocol, _, address in addresses:
             sock = socket.socket(family, kind, protocol)
             try:
-                patient_s = max(1, round(ssh.dead_link_s / 4))
+                # A lease is to outlive the time it takes to notice that the way to the node is gone.
+                dead_link_s = min(ssh.dead_link_s, self.settings.cluster.lease_s / 4)
+                patient_s = max(1, round(dead_link_s / 4))
                 for option, value in (
                     (socket.TCP_NODELAY, 1),
-                    (socket.TCP_USER_TIMEOUT, int(ssh.dead_link_s * 1000)),
+                    (socket.TCP_USER_TIMEOUT, int(dead_link_s * 1000)),
                     (socket.TCP_KEEPIDLE, patient_s),
                     (socket.TCP_KEEPINTVL, patient_s),
                     (socket.TCP_KEEPCNT, 3),

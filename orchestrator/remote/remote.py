@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.remote import channel as agent_channel
 from orchestrator.remote.connection import Link
 from orchestrator.remote.errors import OverTime, Refused, RemoteError
+from orchestrator.remote.patience import REPEATABLE, patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -80,11 +81,34 @@ class Spawned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseState:
+    """A node's lock as the node sees it, by its own clock. `age_s` is None where the last renewal was before
+    its last boot; `lease_s` where the owner promised none, and nothing ever expires. `ending`: why the keeper
+    is about to end what the run left there.
+    """
+
+    owner: dict[str, Any] | None
+    lease_s: float | None
+    age_s: float | None
+    expired: bool
+    ending: str | None
+    keeper: bool
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> LeaseState:
+        return cls(**{name: state[name] for name in cls.__slots__})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Locked:
-    """Whether the lock is ours now, and the record of who holds it (None: it has no readable record)."""
+    """Whether the lock is ours now, and the record of who holds it (None: it has no readable record). `over`
+    is whose expired lease was taken over, `lease` what the node says of a lock that is another's.
+    """
 
     won: bool
     owner: dict[str, Any] | None
+    over: dict[str, Any] | None = None
+    lease: LeaseState | None = None
 
 
 class Remote:
@@ -99,10 +123,17 @@ class Remote:
         self.idle: list[AgentChannel] = []
         self.lock = threading.Lock()
         self.closed = False
+        #: While it says so, what can be asked twice is asked again when the link broke.
+        self.hopeful: Callable[[], bool] = lambda: False
 
     @property
     def where(self) -> str:
         return self.link.where
+
+    @property
+    def drops(self) -> int:
+        """How often the connection had to be made anew."""
+        return self.link.drops
 
     def connect(self, *, limit_s: float | None = None) -> None:
         ssh = self.settings.cluster.ssh
@@ -138,7 +169,7 @@ class Remote:
         with self.slots:
             with self.lock:
                 while self.idle and not self.idle[-1].alive:
-                    self.idle.pop()
+                    self.idle.pop().close()
                 agent = self.idle.pop() if self.idle else None
             if agent is None:
                 self.connect()
@@ -160,6 +191,7 @@ class Remote:
                 raise
             finally:
                 if sound:
+                    agent.used_s = time.monotonic()
                     with self.lock:
                         self.idle.append(agent)
                 else:
@@ -172,11 +204,19 @@ class Remote:
         timeout_s: float,
         body: bytes | Iterable[bytes] = b"",
         heard: Callable[[bytes], object] | None = None,
+        again: bool | None = None,
         **fields: Any,
     ) -> tuple[dict[str, Any], list[bytes]]:
+        """`again`: whether it may be asked twice; None leaves that to what it is."""
         refuse_nul(fields, node=self.name)
-        with self.agent() as agent:
-            return agent.ask(op, timeout_s=timeout_s, body=body, heard=heard, **fields)
+
+        def once() -> tuple[dict[str, Any], list[bytes]]:
+            with self.agent() as agent:
+                return agent.ask(op, timeout_s=timeout_s, body=body, heard=heard, **fields)
+
+        if isinstance(body, bytes) and (op in REPEATABLE if again is None else again):
+            return patiently(once, hopeful=lambda: not self.closed and self.hopeful())
+        return once()
 
     # Commands
 
@@ -190,12 +230,21 @@ class Remote:
         cwd: str | None = None,
         keep_bytes: int = KEEP_BYTES,
         heard: Callable[[bytes], object] | None = None,
+        again: bool = False,
     ) -> Completed:
         """Runs a program to its end. It and its children are killed at `timeout_s`, and when we go away.
-        `heard` is given both its outputs while it runs, in the order in which they came.
+        `heard` is given both its outputs while it runs, in the order in which they came. `again`: it may be
+        run anew where the link broke and nobody knows whether it was.
         """
         return self._run(
-            argv, stdin, timeout_s=timeout_s, env=env, cwd=cwd, keep_bytes=keep_bytes, heard=heard
+            argv,
+            stdin,
+            timeout_s=timeout_s,
+            env=env,
+            cwd=cwd,
+            keep_bytes=keep_bytes,
+            heard=heard,
+            again=again,
         )
 
     def stream(
@@ -222,12 +271,13 @@ class Remote:
         cwd: str | None,
         keep_bytes: int,
         heard: Callable[[bytes], object] | None = None,
+        again: bool = False,
     ) -> Completed:
         if isinstance(argv, str) or not argv:
             raise TypeError("argv is a list of words, never a line for a shell")
         words = tuple(argv)
         fields: dict[str, Any] = {"argv": words, "env": dict(env or {}), "cwd": cwd, "keep": keep_bytes}
-        answer, parts = self.ask("run", timeout_s=timeout_s, body=body, heard=heard, **fields)
+        answer, parts = self.ask("run", timeout_s=timeout_s, body=body, heard=heard, again=again, **fields)
         if not answer["started"]:
             text = f"{words[0]}: {answer['text']}\n".encode()
             return Completed(
@@ -372,12 +422,43 @@ class Remote:
         answer, _ = self.ask("remove_tree", timeout_s=timeout_s, path=path, root=root)
         return tuple(answer["left"])
 
-    def lock_dir(self, path: str, owner: Mapping[str, Any], *, timeout_s: float = 10.0) -> Locked:
-        """Takes the lock at `path`, whose folder exists; `owner` should hold a token nobody else has."""
-        answer, _ = self.ask("lock", timeout_s=timeout_s, path=path, owner=dict(owner))
-        return Locked(won=answer["won"], owner=answer["owner"])
+    def lock_dir(
+        self, path: str, owner: Mapping[str, Any], *, keeper: bytes = b"", timeout_s: float = 10.0
+    ) -> Locked:
+        """Takes the lock at `path`, whose folder exists; `owner` should hold a token nobody else has. With
+        `lease_s` in it the lock is a lease, and the program `keeper` watches it there.
+        """
+        answer, _ = self.ask("lock", timeout_s=timeout_s, path=path, owner=dict(owner), body=keeper)
+        state = answer.get("state")
+        return Locked(
+            won=answer["won"],
+            owner=answer["owner"],
+            over=answer.get("over"),
+            lease=LeaseState.of(state) if state else None,
+        )
 
-    def unlock_dir(self, path: str, owner: Mapping[str, Any], *, timeout_s: float = 10.0) -> bool:
+    def renew(
+        self,
+        path: str,
+        owner: Mapping[str, Any],
+        *,
+        counter: int,
+        files: Sequence[str] = (),
+        timeout_s: float = 10.0,
+    ) -> str | None:
+        """Changes the counter of our lease, and of the `files` that containers watch. Why there is no such
+        lease any more, or None.
+        """
+        fields: dict[str, Any] = {"path": path, "owner": dict(owner), "counter": counter}
+        answer, _ = self.ask("renew", timeout_s=timeout_s, again=False, files=list(files), **fields)
+        return None if answer["held"] else str(answer["why"])
+
+    def lease(self, path: str, *, timeout_s: float = 10.0) -> LeaseState | None:
+        """What the node says of the lock at `path`; None where there is none."""
+        state = self.ask("lease", timeout_s=timeout_s, path=path)[0]["state"]
+        return LeaseState.of(state) if state else None
+
+    def unlock_dir(self, path: str, owner: Mapping[str, Any], *, timeout_s: float = 15.0) -> bool:
         """False when the lock is not the one `owner` took."""
         answer, _ = self.ask("unlock", timeout_s=timeout_s, path=path, owner=dict(owner))
         return bool(answer["released"])
@@ -391,6 +472,10 @@ class Remote:
         """Plain files below a folder, path in it → size."""
         answer, _ = self.ask("list", timeout_s=timeout_s, path=path, limit=limit)
         return dict(answer["files"])
+
+    def folders(self, path: str, *, timeout_s: float = 10.0) -> tuple[str, ...]:
+        """Names of the folders in a folder; none where there is no such one."""
+        return tuple(self.ask("folders", timeout_s=timeout_s, path=path)[0]["folders"])
 
     def sha256(self, *paths: str, timeout_s: float = 600.0) -> tuple[str | None, ...]:
         """None for each file that cannot be read."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.messages import Language, nodes_text, reason_text, say, translated
@@ -86,7 +86,16 @@ def _config(cell: Mapping[str, Any], notes: Notes, language: Language) -> TableC
         text += say("config.rehearsal", language)
         what = translated(cell["rehearsal"], language)
         marks.append(notes.number(say("note.rehearsal", language, what=what)))
+    if cell.get("degraded"):
+        slow = "; ".join(_slow(one, language) for one in cell["degraded"])
+        marks.append(notes.number(say("note.degraded", language, slow=slow)))
     return TableCell(text=text, notes=tuple(marks))
+
+
+def _slow(one: Mapping[str, Any], language: Language) -> str:
+    """One straggler in words."""
+    key = "degraded.node" if one["rank"] is None else "degraded.rank"
+    return say(key, language, node=one["node"], rank=one["rank"], factor=f"{one['factor']:.2f}")
 
 
 def _precision(cell: Mapping[str, Any], _notes: Notes, _language: Language) -> TableCell:
@@ -143,7 +152,7 @@ def _mfu(cell: Mapping[str, Any], notes: Notes, language: Language) -> TableCell
     """
     missing = _no_number(cell, "mfu_published", "mfu", notes, language)
     if missing:
-        return missing
+        return replace(missing, notes=(*missing.notes, *_ceiling(cell, notes, language)))
     palm, peak, flops = cell["metrics"]["mfu_palm"], cell["peak"], cell["flops"]
     note = say(
         "note.mfu",
@@ -158,7 +167,27 @@ def _mfu(cell: Mapping[str, Any], notes: Notes, language: Language) -> TableCell
         if palm["value"] is None
         else per_cent(palm["value"]),
     )
-    return TableCell(text=per_cent(cell["metrics"]["mfu_published"]["value"]), notes=(notes.number(note),))
+    return TableCell(
+        text=per_cent(cell["metrics"]["mfu_published"]["value"]),
+        notes=(notes.number(note), *_ceiling(cell, notes, language)),
+    )
+
+
+def _ceiling(cell: Mapping[str, Any], notes: Notes, language: Language) -> tuple[int, ...]:
+    """The share of what the devices were measured to do that day, where it is known."""
+    metric = cell["metrics"].get("mfu_ceiling")
+    if metric is None or metric["value"] is None:
+        return ()
+    details = metric["details"]
+    note = say(
+        "note.mfu_ceiling",
+        language,
+        share=per_cent(metric["value"]),
+        tflops=significant(details["ceiling_tflops"], digits=4, whole_from=None),
+        dtype=details["ceiling_dtype"],
+        at=details["ceiling_at_utc"],
+    )
+    return (notes.number(note),)
 
 
 def _no_number(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.results.storage import link_atomic, make_folder, storage_problem, write_atomic
+from orchestrator.results.storage import write_new as write_new
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,6 +59,10 @@ class NodeFolder:
     @property
     def monitor(self) -> Path:
         return self.path / "monitor.jsonl"
+
+    @property
+    def stacks(self) -> Path:
+        return self.path / "stacks.json"
 
     @property
     def launcher_log(self) -> Path:
@@ -104,6 +109,10 @@ class RunFolder:
     @property
     def report(self) -> Path:
         return self.path / "report.md"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
 
     @property
     def page(self) -> Path:

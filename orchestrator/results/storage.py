@@ -38,6 +38,28 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise CellError(storage_problem(error, path, code="E701")) from error
 
 
+def write_new(path: Path, data: bytes) -> bool:
+    """Writes `data` (mode 0600) whole, or not at all where something is there already: False then.
+
+    Raises CellError (E701) for a full disk or a refused write.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        make_folder(path.parent)
+        try:
+            _write_new(beside, data, 0o600)
+            path.hardlink_to(beside)
+            _sync_folder(path.parent)
+        except FileExistsError:
+            return False
+        finally:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+    except OSError as error:
+        raise CellError(storage_problem(error, path, code="E701")) from error
+    return True
+
+
 def replace_with(path: Path, data: bytes, *, mode: int, exactly: bool = False) -> None:
     """Puts `data` in the place of `path` in one step; the file's mode is `mode`, less the umask unless
     `exactly`.

@@ -12,16 +12,23 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.cases import Case, DeviceConfig
 from orchestrator.cluster import Cluster
 from orchestrator.load import json_schema
-from orchestrator.schemas.outputs import Report, Result
+from orchestrator.schemas.outputs import Doctor, Report, Result
+from orchestrator.suites import Suite
 from orchestrator.vendors import Vendor
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 #: What people write: unknown keys are refused.
-KINDS: dict[str, type] = {"case": Case, "cluster": Cluster, "device": DeviceConfig, "vendor": Vendor}
+KINDS: dict[str, type] = {
+    "case": Case,
+    "cluster": Cluster,
+    "device": DeviceConfig,
+    "suite": Suite,
+    "vendor": Vendor,
+}
 #: What `nx8` writes: a later version may add keys, and a reader passes over those it does not know.
-OUTPUTS: dict[str, type] = {"result": Result, "report": Report}
+OUTPUTS: dict[str, type] = {"result": Result, "report": Report, "doctor": Doctor}
 
 
 def texts() -> dict[str, str]:

@@ -26,6 +26,8 @@ class Run:
     vendor: str
     transport: str
     argv: list[str] | None
+    #: Of a run that a nightly started: nodes left out and replaced, each with its reason; null as planned.
+    staffing: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +143,33 @@ class Words:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """The host read this step's record so long after it had started the launcher."""
+
+    rank: Count
+    step: Count
+    after_s: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slow:
+    """A node, or one rank of it, that computed `factor` times as long as the faster half."""
+
+    what: Literal["node", "rank"]
+    node: str
+    rank: Count | None
+    factor: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a container came to its end, by docker's word and its launcher's together."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostSeen:
     started: bool
     not_run_reason: str | None
@@ -148,6 +177,8 @@ class HostSeen:
     launcher_wall_s: Number | None
     stopped: str | None
     detail: str
+    sighted: list[Sighting] | None = None
+    oom_killed: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +198,7 @@ class Rank:
     os: str | None
     device_name: str | None
     versions: dict[str, str | None]
+    dropped_bytes: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,7 +243,19 @@ class Cell:
     ranks: list[Rank]
     files: list[File]
     rehearsal: str | None = None
+    degraded: list[Slow] | None = None
+    link_drops: int | None = None
+    endings: dict[str, Ending] | None = None
     document: Words | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try of a stage that was tried more than once; the one without problems went well."""
+
+    stage: str
+    number: Count
+    problems: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,6 +272,7 @@ class Result:
     exit_code: Count
     files: list[File]
     cells: list[Cell]
+    attempts: list[Attempt] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,3 +353,115 @@ class Report:
     rows: list[ReportRow]
     documents: list[ReportDocument]
     notes: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorCheck:
+    """One thing that was looked at. `name` is the table's row; `fix_…` one line for a shell."""
+
+    name: str
+    severity: Literal["ok", "warn", "bad", "unasked"]
+    code: str | None
+    owner: Literal["node", "user", "vendor"] | None
+    text_en: str
+    text_zh: str
+    fix_en: str | None
+    fix_zh: str | None
+    shown: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorNode:
+    """`login`: the command that gets there, empty for this machine."""
+
+    name: str
+    address: str
+    login: str
+    severity: Literal["ok", "warn", "bad", "unasked"]
+    checks: list[DoctorCheck]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepFigure:
+    """A rate: the median over `batches` that filled `seconds`, `best` the fastest of them; null with its
+    `reason`. algbw and busbw are of all-reduce alone, as nccl-tests define them.
+    """
+
+    value: Number | None
+    best: Number | None
+    unit: str
+    seconds: Number | None
+    batches: Count | None
+    reason: str | None
+    algbw: Number | None
+    busbw: Number | None
+    details: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepDevice:
+    node: str
+    index: int
+    device: str | None
+    torch: str | None
+    figures: dict[str, DeepFigure]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepReduce:
+    """All-reduce over the devices of these nodes; the slowest rank's figure."""
+
+    nodes: list[str]
+    figure: DeepFigure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepOutlier:
+    """A device (`index`), node or pair that is slower than its own peers; `factor` = value ÷ median."""
+
+    figure: str
+    nodes: list[str]
+    index: int | None
+    value: Number
+    median: Number
+    factor: Number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deep:
+    """`skipped` and `failed`: node → why it was not measured; `stored`: files of ceilings."""
+
+    at_utc: str
+    seconds: Number
+    least_s: Number
+    devices: list[DeepDevice]
+    within: list[DeepReduce]
+    pairs: list[DeepReduce]
+    whole: DeepReduce | None
+    outliers: list[DeepOutlier]
+    skipped: dict[str, str]
+    failed: dict[str, str]
+    stored: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doctor:
+    """`nx8 doctor --json`. `usable` are the nodes that can run what is planned; `here` is about this
+    machine's own files.
+    """
+
+    schema: Literal[1]
+    cluster: str
+    vendor: str
+    device: str
+    num_nodes: Count
+    devices_per_node: Count
+    rehearsal: bool
+    at_utc: str
+    seconds: Number
+    severity: Literal["ok", "warn", "bad", "unasked"]
+    exit_code: Literal[0, 3]
+    usable: list[str]
+    here: list[DoctorCheck]
+    nodes: list[DoctorNode]
+    deep: Deep | None = None

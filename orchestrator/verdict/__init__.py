@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.parse.events import RankLog
     from orchestrator.parse.program import ProgramLog
     from orchestrator.parse.records import Saved
+    from orchestrator.parse.stacks import Stand
     from orchestrator.parse.status import NodeStatus, StatusProblem
     from orchestrator.plan import Cell
     from orchestrator.verdict.order import Lists
@@ -57,9 +58,10 @@ def judge(
     lists: Lists | None = None,
     before: Saved | None = None,
     programs: Mapping[int, ProgramLog] | None = None,
+    stands: Mapping[int, Stand] | None = None,
 ) -> Judgement:
     """The verdict on `cell`. `logs` by rank, `statuses` by node rank; a missing file is absent from them.
-    `lists`, `before` and `programs` are as Evidence has them.
+    `lists`, `before`, `programs` and `stands` are as Evidence has them.
 
     Never raises on what ranks and launchers wrote.
     """
@@ -75,6 +77,7 @@ def judge(
         lists=lists,
         before=before,
         programs=programs or {},
+        stands=stands or {},
     )
     proofs = examine(evidence)
     failed = failure(evidence)

@@ -9,18 +9,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.parse.visible import ranks_text, visible
+from orchestrator.verdict.blame import blame, stood
+from orchestrator.verdict.labels import NO_ROOM, label
 
 if TYPE_CHECKING:
     from orchestrator.parse.events import RankLog
     from orchestrator.parse.status import RankStatus
+    from orchestrator.verdict.blame import Blame
     from orchestrator.verdict.evidence import Evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """`reasons`: the cause first. `rank`: the rank that failed first of itself, None when the host ended a
-    cell whose ranks were all alive. `traceback`: that rank's own, as it wrote it; escape it where it is
-    shown.
+    cell whose ranks were all alive and none could be blamed. `traceback`: that rank's own, as it wrote it, or
+    where it stood; escape it where it is shown.
     """
 
     reasons: tuple[str, ...]
@@ -58,7 +61,8 @@ def failure(evidence: Evidence) -> Failure | None:
     falls = sorted(
         _falls(evidence), key=lambda fall: (not fall.early_exit, fall.lost_peer, fall.after_s, fall.rank)
     )
-    stop = _stop(evidence)
+    found = _blamed(evidence)
+    stop = _stop(evidence, found)
     silent = [rank for rank in evidence.ranks if not _has_lines(evidence, rank)]
     launchers = _launchers(evidence)
     if not (falls or stop or silent or launchers):
@@ -75,6 +79,9 @@ def failure(evidence: Evidence) -> Failure | None:
         *launchers,
     ]
     rank = falls[0].rank if falls and not evidence.host.stop_signal else None
+    if rank is None and found is not None:
+        stand = evidence.stands.get(found.rank)
+        return Failure(reasons=tuple(reasons), rank=found.rank, traceback=stood(stand) if stand else None)
     fail = log.fail if rank is not None and (log := evidence.logs.get(rank)) else None
     return Failure(reasons=tuple(reasons), rank=rank, traceback=fail.traceback if fail else None)
 
@@ -88,7 +95,9 @@ def _falls(evidence: Evidence) -> list[_Fall]:
     )
     falls = []
     for rank, (status, log) in found.items():
-        text = _fall_text(rank, status, log, cut_short=cut_short)
+        node = _name_of(evidence, rank)
+        starved = node if node in evidence.host.oom_killed else None
+        text = _fall_text(rank, status, log, cut_short=cut_short, starved=starved)
         if text is not None:
             falls.append(
                 _Fall(
@@ -104,21 +113,37 @@ def _falls(evidence: Evidence) -> list[_Fall]:
     return falls
 
 
-def _fall_text(rank: int, status: RankStatus | None, log: RankLog | None, *, cut_short: bool) -> str | None:
-    """How this rank ended badly of itself; None when it did not, or was stopped by the launcher."""
+def _name_of(evidence: Evidence, rank: int) -> str:
+    return next(launch.node for launch in evidence.cell.launches if rank in launch.ranks)
+
+
+def _fall_text(
+    rank: int, status: RankStatus | None, log: RankLog | None, *, cut_short: bool, starved: str | None
+) -> str | None:
+    """How this rank ended badly of itself; None when it did not, or was stopped by the launcher. `starved` is
+    its node where docker says that the kernel killed something for want of memory.
+    """
     if status is not None and status.killed:
         return None
     if log is not None and log.fail is not None:
         name, message = visible(log.fail.type, limit=100), visible(log.fail.message)
-        return f"rank {rank} raised {name}: {message}{_at_step(log)}"
+        kind = label(log.fail.type, log.fail.message)
+        return f"{kind}: " * (kind is not None) + f"rank {rank} raised {name}: {message}{_at_step(log)}"
     if status is None:
         return None
+    if status.signal == "SIGKILL" and starved:
+        return (
+            f"out of memory (host): the kernel killed rank {rank}, docker says so of {visible(starved)}"
+            f"{_at_step(log)}"
+        )
     if status.signal is not None:
         return (
             f"rank {rank} was ended by {visible(status.signal, limit=40)}, not by its launcher{_at_step(log)}"
         )
     if status.exit_code is None:
         return f"rank {rank} had not ended when its launcher did{_at_step(log)}"
+    if status.exit_code == NO_ROOM:
+        return f"disk full: rank {rank} had no room for its records (exit code {NO_ROOM}){_at_step(log)}"
     if status.exit_code != 0:
         return f"rank {rank} exited with code {status.exit_code} and left no fail record{_at_step(log)}"
     if cut_short and status.end_count is None and (log is None or log.end is None):
@@ -144,7 +169,22 @@ def _after_s(evidence: Evidence, rank: int) -> float:
     return status.ended_s - node.started_s
 
 
-def _stop(evidence: Evidence) -> list[str]:
+def _blamed(evidence: Evidence) -> Blame | None:
+    """Whom the others wait for, where the cell hung."""
+    if evidence.host.stopped not in ("stall", "startup_limit"):
+        return None
+    return blame(evidence.stands, {rank: _reached(evidence, rank) for rank in evidence.ranks})
+
+
+def _reached(evidence: Evidence, rank: int) -> int:
+    """The last step of a rank; 0 before the first, -1 when it was not ready."""
+    log = evidence.logs.get(rank)
+    if log is None or not log.num_records:
+        return -1
+    return log.last_step if log.last_step is not None else 0 if log.ready else -1
+
+
+def _stop(evidence: Evidence, found: Blame | None) -> list[str]:
     host, limits = evidence.host, evidence.cell.limits
     if host.stopped is None:
         return []
@@ -153,10 +193,12 @@ def _stop(evidence: Evidence) -> list[str]:
         "startup_limit": ("start-up limit", f"not every rank was under way after {limits.startup_s:g} s"),
         "time_limit": ("time limit", "the run's time limit was used up"),
         "node_lost": ("lost", "what became of the ranks is not known"),
+        "container": ("container", "a container did not end by itself"),
     }
     signal = host.stopped.removeprefix("signal:")
     label, text = words.get(host.stopped, ("stopped", f"stopped by {signal}"))
-    return [f"{label}: {visible(host.detail) or text}"]
+    said = visible(host.detail) or text
+    return [f"{label}: {found.text}; {said}" if found else f"{label}: {said}"]
 
 
 def _progress(evidence: Evidence) -> list[str]:
@@ -164,9 +206,8 @@ def _progress(evidence: Evidence) -> list[str]:
     groups: dict[int, list[int]] = defaultdict(list)
     for rank in evidence.ranks:
         log = evidence.logs.get(rank)
-        if log is None or not log.num_records:
-            continue
-        groups[log.last_step if log.last_step is not None else 0 if log.ready else -1].append(rank)
+        if log is not None and log.num_records:
+            groups[_reached(evidence, rank)].append(rank)
     words = {-1: "not ready", 0: "ready, no step yet"}
     return [f"{words.get(step, f'last step {step}')}: {ranks_text(groups[step])}" for step in sorted(groups)]
 
@@ -183,7 +224,13 @@ def _launchers(evidence: Evidence) -> list[str]:
         for node in evidence.nodes
         if (status := evidence.status(node)) and status.stopped_by is not None
     ]
-    if evidence.host.launcher_exit != 0:
+    words += [
+        f"{visible(node, limit=60)}: docker says that the kernel killed something for want of memory"
+        for node in evidence.host.oom_killed
+    ]
+    if evidence.host.launcher_exit == NO_ROOM:
+        words.append(f"disk full: the launcher had no room for its status (exit code {NO_ROOM})")
+    elif evidence.host.launcher_exit != 0:
         code = evidence.host.launcher_exit
         words.append(
             "the launcher's exit was never seen" if code is None else f"the launcher exited with code {code}"

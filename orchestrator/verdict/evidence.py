@@ -11,6 +11,7 @@ from orchestrator.metrics.window import planned_ranks
 from orchestrator.parse.events import RankLog
 from orchestrator.parse.program import ProgramLog
 from orchestrator.parse.records import Saved
+from orchestrator.parse.stacks import Stand
 from orchestrator.parse.status import NodeStatus, StatusProblem
 from orchestrator.plan import Cell
 from orchestrator.verdict.order import Lists
@@ -23,7 +24,18 @@ if TYPE_CHECKING:
     from orchestrator.parse.strict import Fields
 
 #: Why the host itself stopped a cell, besides "signal:<NAME>".
-STOPS = ("stall", "startup_limit", "time_limit", "node_lost")
+STOPS = ("stall", "startup_limit", "time_limit", "node_lost", "container")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """The host read the record of `step` of a rank `after_s` seconds after it had started the launcher, by
+    its own clock: by then it had been written.
+    """
+
+    rank: int
+    step: int
+    after_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +45,8 @@ class HostSeen:
     `launcher_exit` is the worst exit code of the cell's launchers (128 + n for signal n), None when none
     was seen. `launcher_wall_s` is the life of the launcher process in seconds of the host's clock.
     `stopped` says why the host ended the cell: None, one of STOPS, or `signal:SIGINT` and the like.
+    `sighted` has the first and the last look at which each rank's steps were seen, `oom_killed` the nodes
+    on whose container docker says that the kernel killed something for want of memory.
     """
 
     started: bool
@@ -41,6 +55,8 @@ class HostSeen:
     launcher_wall_s: float | None
     stopped: str | None
     detail: str
+    sighted: tuple[Sighting, ...] = ()
+    oom_killed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.stopped is not None and self.stopped not in STOPS and self.stop_signal is None:
@@ -74,6 +90,14 @@ def host_seen(fields: Fields) -> HostSeen:
         launcher_wall_s=fields.optional_number("launcher_wall_s"),
         stopped=fields.optional_text("stopped"),
         detail=fields.text("detail"),
+        sighted=tuple(_sighting(one) for one in fields.objects("sighted")) if "sighted" in fields else (),
+        oom_killed=fields.strings("oom_killed", limit=200) if "oom_killed" in fields else (),
+    )
+
+
+def _sighting(fields: Fields) -> Sighting:
+    return Sighting(
+        rank=fields.integer("rank"), step=fields.integer("step"), after_s=fields.number("after_s")
     )
 
 
@@ -82,7 +106,8 @@ class Evidence:
     """Everything about one cell. A file that does not exist is absent from its mapping.
 
     `lists` is what the host kept of the cell's prepared set; `before` what the first rank of the stage before
-    this one says it left; `programs` what the ranks of an external program printed.
+    this one says it left; `programs` what the ranks of an external program printed; `stands` where the ranks
+    of a cell that hung stood, of those that were asked.
     """
 
     cell: Cell
@@ -92,6 +117,7 @@ class Evidence:
     lists: Lists | None = None
     before: Saved | None = None
     programs: Mapping[int, ProgramLog] = field(default_factory=dict)
+    stands: Mapping[int, Stand] = field(default_factory=dict)
 
     @property
     def ranks(self) -> tuple[int, ...]:

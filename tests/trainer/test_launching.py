@@ -5,6 +5,8 @@ import itertools
 import json
 import os
 import signal
+import threading
+import time
 import zlib
 
 import pytest
@@ -194,7 +196,31 @@ def test_other_data_than_planned_are_refused(bench):
 def test_a_rank_tells_where_it_hangs(bench, tools):
     running = bench.start(endless(bench))
     os.kill(pids(running)[0], signal.SIGUSR1)
-    stderr = running.output / "rank0" / "stderr.log"
-    tools.until(lambda: "train.py" in stderr.read_text(), "stack in stderr.log")
+    told = running.output / "rank0" / "stacks.log"
+    tools.until(lambda: "train.py" in told.read_text(), "stack in stacks.log")
     running.process.stdin.close()
     assert running.wait().code == 75
+
+
+def test_a_lease_that_nobody_renews_ends_the_ranks_and_says_lost(bench, tools):
+    lease, enough = bench.folder / "lease", threading.Event()
+
+    def renew():
+        for number in itertools.count():
+            lease.write_text(f"{number} {time.monotonic_ns() // 1000}\n")
+            if enough.wait(0.2):
+                return
+
+    renewing = threading.Thread(target=renew)
+    renewing.start()
+    running = bench.start(endless(bench), options=("--lease", str(lease), "--lease-limit", "8"))
+    try:
+        rank = running.await_record(0, "hello")["pid"]
+        running.await_record(0, "step", step=3)
+    finally:
+        enough.set()
+        renewing.join()
+    result = running.wait()
+    assert result.code == 75, result.explain()
+    assert result.status["stopped_by"] == "lost"
+    assert_all_gone(tools, [rank])

@@ -5,13 +5,15 @@ the real one does, opens the .bin and .idx, meets the other ranks, trains a bigr
 tokens, and prints what the real program prints, on the ranks that print it. Its speed says nothing. Standard
 library and torch; Python 3.8+.
 
-STAND_IN_FAULT makes it fail in a way that a test names: see FAULTS.
+STAND_IN_FAULT makes it fail in a way that a test names: see FAULTS. STAND_IN_TRUTH is a file where the last
+rank writes what it printed, as numbers.
 """
 
 from __future__ import annotations
 
 import argparse
 import array
+import json
 import math
 import os
 import struct
@@ -213,6 +215,7 @@ def main() -> int:
     weight = torch.zeros(args.padded_vocab_size, args.padded_vocab_size, requires_grad=True)
     data_rank = rank // args.tensor_model_parallel_size % args.data_parallel_size
     each = args.global_batch_size // args.data_parallel_size
+    truth = []
     for iteration in range(1, args.train_iters + 1):
         hit = bool(fault) and iteration == int(at or 0)
         began = time.perf_counter()
@@ -235,6 +238,21 @@ def main() -> int:
         elapsed_ms = 1000 * (time.perf_counter() - began) / (8 if fault == "times" else 1)
         value = math.nan if hit and fault == "nan" else float(mean) / args.world_size
         consumed = iteration * args.global_batch_size + (7 if hit and fault == "consumed" else 0)
+        truth.append(
+            {
+                "step": iteration,
+                "total_steps": args.train_iters,
+                "consumed_samples": consumed,
+                "step_time_s": elapsed_ms / 1000,
+                "learning_rate": learning_rate(args, iteration),
+                "global_batch_size": args.global_batch_size,
+                "loss": value,
+                "loss_scale": 1.0,
+                "grad_norm": float(gradient.norm()),
+                "skipped": 0,
+                "nan": 0,
+            }
+        )
         if rank == last and not (hit and fault == "skip_line"):
             print(
                 " [{}] iteration {:8d}/{:8d} | consumed samples: {:12d} | "
@@ -257,6 +275,9 @@ def main() -> int:
             )
     if rank == 0 and fault != "silent_end":
         print("[after training is done] datetime: {} ".format(now()))
+    if rank == last and os.environ.get("STAND_IN_TRUTH"):
+        with open(os.environ["STAND_IN_TRUTH"], "w") as file:
+            json.dump(truth, file)
     dist.destroy_process_group()
     return 0
 

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Process 1 of a lab node: makes the node's private root over a hermetic lower one and goes on as node_init.py in it.
 # Runs in network, mount, uts, ipc and pid namespaces of its own:
-#   sh node_setup.sh NODE_FOLDER LOWER_ROOT NODE_NAME ADDRESS/LENGTH LINK
+#   sh node_setup.sh NODE_FOLDER LOWER_ROOT NODE_NAME ADDRESS/LENGTH LINK [DISK_MIB]
 set -eu
-folder=$1 lower=$2 name=$3 address=$4 link=$5
+folder=$1 lower=$2 name=$3 address=$4 link=$5 disk=${6:-}
 
 # The host now puts this process into the node's cgroup and moves the link into its network.
 echo ready
@@ -41,7 +41,13 @@ mount -t tmpfs -o mode=755,size=64m tmpfs "$root/run"
 mount -t tmpfs -o mode=1777,size=1g tmpfs "$root/tmp"
 mkdir -p "$root/var/lib/docker" "$root/srv"
 mount --bind "$folder/docker" "$root/var/lib/docker"
-mount --bind "$folder/srv" "$root/srv"
+if [ -n "$disk" ]; then
+    # A disk of the node's own, in memory: it can be full while all others are not.
+    mount -t tmpfs -o "mode=755,size=${disk}m" nx8-disk "$root/srv"
+    mkdir -p "$root/srv/nx8/data"
+else
+    mount --bind "$folder/srv" "$root/srv"
+fi
 
 # Keys, daemon settings, stand-ins: all that the host prepared for this node.
 cp -a "$folder/files/." "$root/"

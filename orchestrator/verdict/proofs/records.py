@@ -114,6 +114,10 @@ def exit_codes(evidence: Evidence) -> Finding:
                 how = f"signal {visible(rank.signal, limit=40)}" if rank.signal else f"exit {rank.exit_code}"
                 by = ", stopped by the launcher" if rank.killed else ""
                 faults.append(f"rank {rank.rank}: {how}{by}")
+    faults += [
+        f"{visible(node, limit=60)}: docker says OOMKilled, whatever the exit code"
+        for node in evidence.host.oom_killed
+    ]
     if evidence.host.launcher_exit != 0:
         faults.append(f"launcher: exit {evidence.host.launcher_exit}")
     return faults, f"{len(evidence.ranks)} ranks and the launcher: exit 0"

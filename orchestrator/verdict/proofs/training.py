@@ -12,7 +12,7 @@ from orchestrator.metrics.summary import NoValueError
 from orchestrator.metrics.window import coverage
 from orchestrator.parse.visible import short_digest
 from orchestrator.plan import to_json
-from orchestrator.verdict.proofs import stages
+from orchestrator.verdict.proofs import clocks, stages
 from orchestrator.verdict.proofs.stages import differences
 
 if TYPE_CHECKING:
@@ -261,6 +261,7 @@ def wall_clock(evidence: Evidence) -> Finding:
         faults += launcher_faults(evidence, node, host_wall_s)
     for rank in evidence.ranks:
         faults += step_faults(evidence, rank)
+    faults += clocks.seen_early(evidence) + clocks.left_late(evidence)
     longest_s = max(
         (sum(step.duration_s for step in evidence.steps(rank)) for rank in evidence.ranks), default=0.0
     )

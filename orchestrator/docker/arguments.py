@@ -1,16 +1,12 @@
-"""docker's arguments out, docker's answers in. Pure; the only place that knows either.
-
-A command is a tuple of words that no shell ever reads. A value is always glued to its option
-(`--name=value`), so it cannot become an option itself, and one that docker would split or read differently is
-refused.
+"""What docker is told: argument tuples that no shell reads. A value that docker would split or read
+differently is refused. Pure.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.text import (
@@ -32,6 +28,7 @@ if TYPE_CHECKING:
 
     from orchestrator.vendors import Vendor
 
+
 DOCKER = "docker"
 CREATE = (DOCKER, "container", "create")
 #: Where things stand inside every container.
@@ -39,8 +36,6 @@ CONTAINER_JOB = "/nx8/job"
 CONTAINER_DATA = "/nx8/data"
 CONTAINER_TRAINER = "/opt/nx8/trainer"
 GIB = 1024**3
-#: An answer beyond this is not docker's.
-MAX_ANSWER_BYTES = 16 * 1024 * 1024
 CONTAINER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 #: A container or image, by name or identifier.
 OBJECT = re.compile(r"(sha256:)?[A-Za-z0-9][A-Za-z0-9_.:/@-]{0,511}")
@@ -226,6 +221,19 @@ def as_account(argv: tuple[str, ...], *, uid: int, gid: int) -> tuple[str, ...]:
     return (*CREATE, *words, *argv[len(CREATE) :])
 
 
+def with_python(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """The same `create_argv` of a command `python3 …`, whatever the image's own entry point is."""
+    at = len(argv) - 1 - argv[::-1].index("python3")
+    if argv[: len(CREATE)] != CREATE:
+        raise ValueError(f"{' '.join(argv[:4])} … creates no container")
+    return (*CREATE, "--entrypoint=python3", *argv[len(CREATE) : at], *argv[at + 1 :])
+
+
+def attach_argv(container: str) -> tuple[str, ...]:
+    """Starts a created container and stays: its standard input is ours, and ends as it ends."""
+    return (DOCKER, "container", "start", "--attach", "--interactive", _object(container))
+
+
 def start_argv(container: str) -> tuple[str, ...]:
     return (DOCKER, "container", "start", _object(container))
 
@@ -338,6 +346,16 @@ def stop_argv(container: str, *, timeout_s: int = 10) -> tuple[str, ...]:
     return (DOCKER, "container", "stop", f"--time={int(timeout_s)}", _object(container))
 
 
+def kill_argv(container: str) -> tuple[str, ...]:
+    return (DOCKER, "container", "kill", _object(container))
+
+
+def signal_argv(container: str, signal: str) -> tuple[str, ...]:
+    """Sends a signal to process 1 of a container, which hands it on to the launcher."""
+    _refuse(None if signal.isalnum() else f"signal {signal!r}")
+    return (DOCKER, "container", "kill", f"--signal={signal}", _object(container))
+
+
 def remove_argv(container: str) -> tuple[str, ...]:
     """Removes it with its anonymous volumes, running or not."""
     return (DOCKER, "container", "rm", "--force", "--volumes", _object(container))
@@ -349,6 +367,11 @@ def list_argv(labels: Mapping[str, str]) -> tuple[str, ...]:
         _refuse(None if LABEL_KEY.fullmatch(key) else f"label {key!r}", _control(value))
     filters = [f"--filter=label={key}={value}" for key, value in sorted(labels.items())]
     return (DOCKER, "container", "ls", "--all", "--no-trunc", *filters, "--format={{.ID}}")
+
+
+def list_runs_argv() -> tuple[str, ...]:
+    """The run of every container that carries our label, running or not; one a line."""
+    return (DOCKER, "container", "ls", "--all", "--filter=label=nx8.run", '--format={{.Label "nx8.run"}}')
 
 
 def version_argv() -> tuple[str, ...]:
@@ -372,185 +395,3 @@ def _refuse(*complaints: str | None) -> None:
     problems = [Problem(code="E240", message=one) for one in complaints if one is not None]
     if problems:
         raise ConfigError(problems)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerState:
-    """What docker says of one container. `exit_code` is None while it runs and before it did.
-
-    Times are docker's own text, None before they happened.
-    """
-
-    id: str
-    name: str | None
-    image_id: str | None
-    status: str
-    running: bool
-    exit_code: int | None
-    oom_killed: bool
-    error: str | None
-    started_at: str | None
-    finished_at: str | None
-    labels: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFacts:
-    """One image. `digests` are the registries' names for it, empty where it never met one."""
-
-    id: str
-    tags: tuple[str, ...]
-    digests: tuple[str, ...]
-    size_bytes: int | None
-    created: str | None
-    architecture: str | None
-    os: str | None
-    labels: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineVersion:
-    """Versions of docker's two halves; `server` is None where no daemon answered."""
-
-    client: str | None
-    server: str | None
-    api: str | None
-    os: str | None
-    architecture: str | None
-    kernel: str | None
-
-
-def read_inspect(raw: bytes) -> ContainerState | Problem:
-    """The answer to `inspect_argv`, or what is wrong with it. Never raises."""
-    found = _only(raw, "docker container inspect")
-    if isinstance(found, Problem):
-        return found
-    state = _mapping(found.get("State"))
-    identifier, status = _text(found.get("Id")), _text(state.get("Status"))
-    running = state.get("Running")
-    if identifier is None or status is None or not isinstance(running, bool):
-        return _odd(raw, "docker container inspect", "no Id, State.Status or State.Running")
-    ended = not running and status in ("exited", "dead")
-    return ContainerState(
-        id=identifier,
-        name=(_text(found.get("Name")) or "").removeprefix("/") or None,
-        image_id=_text(found.get("Image")),
-        status=status,
-        running=running,
-        exit_code=_whole(state.get("ExitCode")) if ended else None,
-        oom_killed=state.get("OOMKilled") is True,
-        error=_text(state.get("Error")),
-        started_at=_time(state.get("StartedAt")),
-        finished_at=_time(state.get("FinishedAt")),
-        labels=_labels(_mapping(found.get("Config")).get("Labels")),
-    )
-
-
-def read_image(raw: bytes) -> ImageFacts | Problem:
-    """The answer to `image_argv`, or what is wrong with it. Never raises."""
-    found = _only(raw, "docker image inspect")
-    if isinstance(found, Problem):
-        return found
-    identifier = _text(found.get("Id"))
-    if identifier is None or not re.fullmatch(r"sha256:[0-9a-f]{64}", identifier):
-        return _odd(raw, "docker image inspect", "no Id of sha256")
-    return ImageFacts(
-        id=identifier,
-        tags=_texts(found.get("RepoTags")),
-        digests=_texts(found.get("RepoDigests")),
-        size_bytes=_whole(found.get("Size")),
-        created=_text(found.get("Created")),
-        architecture=_text(found.get("Architecture")),
-        os=_text(found.get("Os")),
-        labels=_labels(_mapping(found.get("Config")).get("Labels")),
-    )
-
-
-def last_words(stderr: bytes, *, rc: int) -> str:
-    """The last line docker said, printable; its exit code where it said nothing."""
-    said = stderr[-4096:].decode("utf-8", "replace").strip().splitlines()
-    return "".join(char for char in said[-1][:400] if char.isprintable()) if said else f"exit {rc}"
-
-
-def read_list(raw: bytes) -> tuple[str, ...]:
-    """The answer to `list_argv`: identifiers; a line that is none is left out."""
-    words = raw[:MAX_ANSWER_BYTES].decode("ascii", "replace").split()
-    return tuple(word for word in words if re.fullmatch("[0-9a-f]{12,64}", word))
-
-
-def read_layers(raw: bytes) -> tuple[tuple[str, ...], ...]:
-    """The layers, lowest first, of each image in the answer to `image_facts_argv`. Never raises."""
-    found = _json(raw[:MAX_ANSWER_BYTES])
-    listed = found if isinstance(found, list) else []
-    return tuple(_texts(_mapping(_mapping(one).get("RootFS")).get("Layers")) for one in listed)
-
-
-def keeps_blobs(raw: bytes) -> bool:
-    """Whether the answer to `info_argv` is of an engine that keeps images in containerd's store."""
-    found = _mapping(_json(raw[:MAX_ANSWER_BYTES])).get("DriverStatus")
-    return isinstance(found, list) and any("io.containerd.snapshotter" in str(one) for one in found)
-
-
-def read_version(raw: bytes) -> EngineVersion | Problem:
-    """The answer to `version_argv`, or what is wrong with it. Never raises."""
-    found = _json(raw[:MAX_ANSWER_BYTES])
-    if not isinstance(found, dict) or not ({"Client", "Server"} & found.keys()):
-        return _odd(raw, "docker version", "neither Client nor Server")
-    client, server = _mapping(found.get("Client")), _mapping(found.get("Server"))
-    return EngineVersion(
-        client=_text(client.get("Version")),
-        server=_text(server.get("Version")),
-        api=_text(server.get("ApiVersion")),
-        os=_text(server.get("Os")),
-        architecture=_text(server.get("Arch")),
-        kernel=_text(server.get("KernelVersion")),
-    )
-
-
-def _only(raw: bytes, said_by: str) -> dict[str, Any] | Problem:
-    """The one object of a list that docker's inspect prints."""
-    if len(raw) > MAX_ANSWER_BYTES:
-        return _odd(raw, said_by, f"more than {MAX_ANSWER_BYTES} bytes")
-    found = _json(raw)
-    if not isinstance(found, list) or len(found) != 1 or not isinstance(found[0], dict):
-        return _odd(raw, said_by, "not a list of one object")
-    return found[0]
-
-
-def _odd(raw: bytes, said_by: str, what: str) -> Problem:
-    begin = raw[:120].decode("utf-8", errors="replace")
-    shown = "".join(char if char.isprintable() else "\ufffd" for char in begin)
-    return Problem(code="E241", message=f"{said_by} answered something else: {what}; it begins {shown!r}")
-
-
-def _json(raw: bytes) -> Any:
-    try:
-        return json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError):
-        return None
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _time(value: Any) -> str | None:
-    """docker writes the year 1 for what has not happened."""
-    text = _text(value)
-    return None if text is None or text.startswith("0001-") else text
-
-
-def _labels(value: Any) -> dict[str, str]:
-    return {key: one for key, one in _mapping(value).items() if isinstance(one, str)}

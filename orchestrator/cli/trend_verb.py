@@ -1,0 +1,115 @@
+"""`nx8 trend`"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from orchestrator.cli.common import workspace_of
+
+if TYPE_CHECKING:
+    from orchestrator.history.judging import Course
+
+BARS = "▁▂▃▄▅▆▇█"
+MARKS = {"regression": "▼", "improvement": "▲", "suspect": "?", "recovered": "≈", "accepted": "✓"}
+METRICS = ["tokens_per_second_per_device", "loss", "memory_used_bytes", "acc_mmmu"]
+
+
+@click.command("trend")
+@click.argument("case", required=False)
+@click.option("--cluster", metavar="NAME", help="Only series of this cluster.")
+@click.option(
+    "--metric", type=click.Choice(METRICS), default=METRICS[0], show_default=True, help="Which metric."
+)
+@click.option(
+    "-n", "newest", type=click.IntRange(min=2), default=90, show_default=True, help="How many points."
+)
+@click.option("--proxy", is_flag=True, help="Also proxies and rehearsals, each a trend of its own kind.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, every point with its verdict.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    case: str | None,
+    cluster: str | None,
+    metric: str,
+    newest: int,
+    proxy: bool,
+    as_json: bool,
+) -> None:
+    """Show how a metric went, series by series, with its band.
+
+    Only MEASURED cells that are not degraded. Proxies and rehearsals are shown with --proxy, or where there
+    is nothing else; they are never judged against anything but their own kind.
+    """
+    from orchestrator.gate import Rule
+    from orchestrator.history import questions, reading
+    from orchestrator.history.judging import course
+
+    with reading(workspace_of(ctx).results) as (connection, note):
+        every = questions.all_series(connection, case=case, cluster=cluster)
+        full = [one for one in every if one.scope == "full"]
+        shown = list(every) if proxy else full or list(every)
+        courses = [course(connection, one, metric, Rule()) for one in shown]
+        if note:
+            click.echo(note, err=True)
+        if shown and not full and not proxy:
+            click.echo("no full measurement yet: these are proxies and rehearsals", err=True)
+    courses = [one for one in courses if one.points]
+    if as_json:
+        text = json.dumps({"schema": 1, "series": [document(one, newest) for one in courses]}, indent=2)
+        click.echo(text)
+    else:
+        click.echo("\n".join(words(one, newest) for one in courses) or "no proven figure is stored yet")
+
+
+def words(one: Course, newest: int) -> str:
+    """Some lines a series."""
+    judged = one.trend.judged[-newest:]
+    last = judged[-1]
+    verdict = last.verdict
+    band = "no band yet"
+    if verdict.band_low is not None and verdict.band_high is not None and verdict.median is not None:
+        band = f"band {verdict.band_low:.4g} … {verdict.band_high:.4g}, median {verdict.median:.4g}"
+    lines = [
+        f"{one.series.title}, {one.series.steps} steps",
+        f"  {sparkline([point.point.value for point in judged])}",
+        f"  last {last.point.value:.4g} {one.unit}  {band} (n = {verdict.n})  {last.kind}: {verdict.why}",
+    ]
+    lines += [
+        f"  {MARKS[point.kind]} {day(point.point.at_s)} {point.kind} {point.point.value:.4g}"
+        f"  {point.point.run_id}"
+        for point in judged
+        if point.kind in MARKS and (point.new or point.kind in ("accepted", "suspect"))
+    ][-8:]
+    lines += [
+        f"  ~ {day(one.points[step.index].at_s)} the level moved {step.change:+.1%} (advice, no verdict)"
+        for step in one.drift
+    ][-4:]
+    return "\n".join(lines)
+
+
+def day(at_s: float) -> str:
+    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d}"
+
+
+def sparkline(values: list[float]) -> str:
+    low, high = min(values), max(values)
+    if high == low:
+        return BARS[3] * len(values)
+    return "".join(BARS[min(7, int((value - low) / (high - low) * 8))] for value in values)
+
+
+def document(one: Course, newest: int) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "series": asdict(one.series),
+        "metric": one.metric,
+        "unit": one.unit,
+        "state": one.trend.state,
+        "points": [asdict(point) for point in one.trend.judged[-newest:]],
+        "change_points": [{**asdict(step), "run_id": one.points[step.index].run_id} for step in one.drift],
+    }

@@ -1,0 +1,143 @@
+"""A nightly on real nodes: nobody is disturbed, a bad node is replaced, an ended night leaves nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from orchestrator.lab import box, faults
+from tests.test_run import _hear_signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    Labs = Callable[..., Any]
+
+pytestmark = pytest.mark.lab
+
+DEADLINE_S = 600.0
+VENDOR = "mthreads"
+SUITE = """\
+schema: 1
+description: one short rehearsal
+cells:
+  - case: llama2_7b
+    steps: 5
+gate: {rehearse: true, metrics: [tokens_per_second_per_device]}
+"""
+
+
+def nightly(bed: Any, cluster: str = "lab", *words: str) -> subprocess.Popen[str]:
+    home = bed.workspace.home
+    (home / "cases/suites/tests.yaml").write_text(SUITE)
+    argv = (sys.executable, "-m", "orchestrator", "--home", str(home), "nightly", "tests")
+    return subprocess.Popen(
+        (*argv, "--cluster", cluster, *words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=home,
+        preexec_fn=_hear_signals,  # noqa: PLW1509 - one thread here
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    try:
+        stdout, stderr = process.communicate(timeout=DEADLINE_S)
+    finally:
+        process.kill()
+    return process.returncode, stdout, stderr
+
+
+def nights(bed: Any) -> list[Path]:
+    return sorted((bed.workspace.results / "nightly/tests").glob("2*"))
+
+
+def left_on(bed: Any) -> list[str]:
+    """Containers, run folders and locks of ours that stand on the nodes."""
+    look = "docker ps -aq --filter label=nx8.run; ls -d /srv/nx8/runs/* /tmp/nx8.lock* 2>/dev/null || true"
+    return [f"{node.name}: {one}" for node in bed.nodes for one in bed.on(node, look).split()]
+
+
+def test_a_cluster_that_somebody_uses_is_skipped_and_nothing_is_touched(labs: Labs) -> None:
+    bed = labs(VENDOR)
+    last = bed.nodes[-1]
+    owner = json.dumps({"token": "t", "run": "theirs", "user": "ann", "host": "h", "pid": 1, "since": "noon"})
+    bed.on(last, "mkdir -p /tmp/nx8.lock && cat > /tmp/nx8.lock/owner.json", stdin=owner.encode())
+    runs = len(list(bed.workspace.runs.glob("2*")))
+    try:
+        code, stdout, stderr = ended(nightly(bed, "lab", "--quiet"))
+        assert code == 6, stdout + stderr
+        assert stdout == ""
+        code, stdout, _ = ended(nightly(bed, "lab", "--quiet"))
+        assert code == 6
+        assert stdout.startswith("BUSY 2 nights in a row")
+        assert "theirs" in stdout
+        assert json.loads(bed.on(last, "cat /tmp/nx8.lock/owner.json"))["run"] == "theirs"
+    finally:
+        bed.on(last, "rm -r /tmp/nx8.lock")
+    assert len(list(bed.workspace.runs.glob("2*"))) == runs
+    assert left_on(bed) == []
+
+
+@pytest.mark.slow
+def test_a_bad_node_is_replaced_by_the_spare_and_the_result_says_so(labs: Labs) -> None:
+    bed = labs(VENDOR, nodes=3, devices=1)
+    home = bed.workspace.home
+    file = home / "cluster/lab.yaml"
+    whole = file.read_text("utf-8")
+    # The last of the lab's nodes becomes the cluster's spare.
+    head, nodes = re.split(r"^nodes:\n", whole, flags=re.MULTILINE)
+    ones = re.findall(r"^  - .*\n(?:    .*\n)*", nodes, re.MULTILINE)
+    rest = nodes[len("".join(ones)) :]
+    file.write_text(f"{head}nodes:\n{''.join(ones[:2])}spares:\n{ones[2]}{rest}", "utf-8")
+    try:
+        faults.stop_daemon(bed.nodes[1], "dockerd")
+        code, stdout, stderr = ended(nightly(bed))
+    finally:
+        faults.start_daemons(bed.nodes[1])
+        box.await_ready(bed.lab, bed.nodes[1])
+        file.write_text(whole, "utf-8")
+    assert code == 0, stdout + stderr
+    names = [node.name for node in bed.nodes]
+    assert f"{names[1]} replaced by {names[2]}" in stdout
+    (run,) = [path for path in bed.workspace.runs.glob("2*") if (path / "result.json").is_file()]
+    result = json.loads((run / "result.json").read_bytes())
+    assert result["run"]["staffing"]["replaced"] == {names[1]: names[2]}
+    assert set(result["environment"]["nodes"]) == {names[0], names[2]}
+    assert result["cells"][0]["verdict"] == "MEASURED"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_nights_ended_at_ten_random_moments_leave_a_report_and_no_container(labs: Labs) -> None:
+    bed = labs(VENDOR)
+    assert ended(nightly(bed))[0] == 0  # the image is on the nodes
+    rng = random.Random(20261121)
+    for _ in range(10):
+        before = len(nights(bed))
+        process = nightly(bed)
+        deadline = time.monotonic() + DEADLINE_S
+        while len(nights(bed)) == before and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=rng.uniform(0, 40))
+        how = rng.choice([signal.SIGTERM, signal.SIGINT])
+        process.send_signal(how)
+        code, _, stderr = ended(process)
+        assert code in (128 + how, 0), stderr
+        assert left_on(bed) == []
+        night = json.loads((nights(bed)[-1] / "night.json").read_bytes())
+        assert (night["state"], night["exit_code"]) in (("stopped", code), ("done", 0))
+        assert (nights(bed)[-1] / "report.txt").is_file()
