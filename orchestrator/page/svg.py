@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orchestrator.page.trend import Trend
 
 WIDTH, HEIGHT = 540, 190
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 26
+LEFT, RIGHT, TOP, BOTTOM = 52, 18, 10, 26
 #: Points of one line; more than pixels are wide say nothing.
 POINTS = 280
 #: Colours of a picture that stands alone, by the reader's own scheme where its viewer knows it.

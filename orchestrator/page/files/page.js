@@ -82,7 +82,7 @@
         width: Math.max(200, place.clientWidth),
         height: 190,
         legend: { show: false },
-        padding: [8, 8, 0, 0],
+        padding: [8, 18, 0, 0],
         cursor: { sync: { key: chart.group }, y: false, drag: { x: true, y: false }, points: { size: 7 } },
         scales: {
           x: { time: false },
