@@ -496,7 +496,8 @@ def test_a_link_stays_a_link_and_a_file_keeps_its_mode(tmp_path: Path) -> None:
 def test_every_sentence_that_is_put_into_chinese_is_one_that_our_code_writes() -> None:
     code = "".join(
         path.read_text("utf-8")
-        for path in sorted((ROOT / "orchestrator").rglob("*.py"))
+        for folder in ("orchestrator", "cases/trainer")
+        for path in sorted((ROOT / folder).rglob("*.py"))
         if path.name != "messages.py"
     )
     for message in SENTENCES:
