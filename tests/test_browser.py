@@ -45,7 +45,7 @@ WHY_NOT = (
     if find_spec("playwright") is None
     else None
 )
-STATES = {"measured": 6, "regression": 8, "failed": 9}
+STATES = {"measured": 8, "regression": 10, "failed": 11}
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +68,11 @@ def browser() -> Iterator[Browser]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nights of the three states of a page, with those before them."""
     root = tmp_path_factory.mktemp("runs")
-    for number in range(1, 7):
+    for number in range(1, STATES["measured"] + 1):
         write_night(root, Night(number=number, **SMALL))
-    for number in (7, 8):
+    for number in (9, 10):
         write_night(root, Night(number=number, speed=0.93, driver="550.54.15", slow=(5, 1.09), **SMALL))
-    failed = write_night(root, Night(number=9, steps=30, num_nodes=2, per_node=4, fails=True))
+    failed = write_night(root, Night(number=STATES["failed"], steps=30, num_nodes=2, per_node=4, fails=True))
     write_log(failed, "llama2_7b-2x4-0", 0, 3, "torch.OutOfMemoryError: CUDA out of memory\n")
     return root
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import threading
 import urllib.error
 import urllib.request
@@ -19,6 +20,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from orchestrator.errors import ConfigError
+from orchestrator.history.files import write_accepted
+from orchestrator.history.record import Accepted
 from orchestrator.page import curves_svg, page_of, write_page
 from orchestrator.page.curves import Chart, Line, thinned
 from orchestrator.page.differences import differences
@@ -28,7 +31,7 @@ from orchestrator.page.model import view_of
 from orchestrator.page.serve import server
 from orchestrator.page.site import History, index_view, write_site
 from orchestrator.page.svg import extent, ticks
-from orchestrator.page.trend import MIN_RUNS, Point, judged
+from orchestrator.page.trend import RULE, Point, Trend, judged
 from orchestrator.page.words import WORDS
 from orchestrator.report.model import build
 from orchestrator.results import RunFolder, read_result
@@ -41,18 +44,20 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 WORKSPACE = Workspace(home=ROOT)
+#: The last good night, the slow ones after it, and one that fails.
+GOOD, FIRST_BAD, SECOND_BAD, FAILED = 8, 9, 10, 11
 SMALL: dict[str, Any] = {"num_nodes": 2, "per_node": 4, "steps": 14}
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six good nights, two slow ones with another driver, one that fails."""
+    """Good nights, two slow ones with another driver, one that fails."""
     root = tmp_path_factory.mktemp("runs")
-    for number in range(1, 7):
+    for number in range(1, GOOD + 1):
         write_night(root, Night(number=number, **SMALL))
-    for number in (7, 8):
+    for number in (FIRST_BAD, SECOND_BAD):
         write_night(root, Night(number=number, speed=0.93, driver="550.54.15", slow=(5, 1.09), **SMALL))
-    failed = write_night(root, Night(number=9, steps=30, num_nodes=2, per_node=4, fails=True))
+    failed = write_night(root, Night(number=FAILED, steps=30, num_nodes=2, per_node=4, fails=True))
     write_log(failed, "llama2_7b-2x4-0", 0, 3, "before\ntorch.OutOfMemoryError: <b>\x1b[31m\n")
     return root
 
@@ -92,7 +97,7 @@ def banner(text: str) -> str:
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
-@pytest.mark.parametrize("number", [6, 9])
+@pytest.mark.parametrize("number", [GOOD, FAILED])
 def test_the_table_has_the_cells_and_reasons_of_the_report(runs: Path, language: Any, number: int) -> None:
     folder = run_of(runs, number)
     report = build(read_result(folder), language)
@@ -109,7 +114,7 @@ def test_the_table_has_the_cells_and_reasons_of_the_report(runs: Path, language:
 
 
 def test_a_cell_without_proof_shows_no_figure_but_its_raw_curves_and_says_so(runs: Path) -> None:
-    folder = run_of(runs, 9)
+    folder = run_of(runs, FAILED)
     view = view_of(gathered(folder, None, earlier_results(runs, folder.run_id)))
     (cell,) = view.cells
     assert view.banner.kind == "failed"
@@ -124,30 +129,34 @@ def test_a_cell_without_proof_shows_no_figure_but_its_raw_curves_and_says_so(run
 
 
 def test_a_second_slow_night_is_a_regression_with_what_changed_and_who_is_slow(runs: Path) -> None:
-    first = view_of(gathered(run_of(runs, 7), None, earlier_results(runs, run_of(runs, 7).run_id)))
-    second = view_of(gathered(run_of(runs, 8), None, earlier_results(runs, run_of(runs, 8).run_id)))
+    first = view_of(
+        gathered(run_of(runs, FIRST_BAD), None, earlier_results(runs, run_of(runs, FIRST_BAD).run_id))
+    )
+    second = view_of(
+        gathered(run_of(runs, SECOND_BAD), None, earlier_results(runs, run_of(runs, SECOND_BAD).run_id))
+    )
     assert (first.banner.kind, second.banner.kind) == ("suspect", "regression")
     said = " ".join(one.en for one in second.banner.sentences)
     assert "535.129.03 → 550.54.15" in said
-    assert Night(number=7).run_id in said
+    assert Night(number=FIRST_BAD).run_id in said
     # Compared with the last good run, not with the first bad one.
     assert second.last is not None
-    assert second.last.run_id == Night(number=6).run_id
+    assert second.last.run_id == Night(number=GOOD).run_id
     assert any("device 1 of node-1 (rank 5)" in one.en for one in second.warnings)
 
 
 def test_a_good_night_is_measured_and_a_young_series_has_no_band(runs: Path) -> None:
-    good = view_of(gathered(run_of(runs, 6), None, earlier_results(runs, run_of(runs, 6).run_id)))
+    good = view_of(gathered(run_of(runs, GOOD), None, earlier_results(runs, run_of(runs, GOOD).run_id)))
     young = view_of(gathered(run_of(runs, 3), None, earlier_results(runs, run_of(runs, 3).run_id)))
     assert good.banner.kind == "measured"
     assert good.cells[0].trend is not None
-    assert good.cells[0].trend.n == MIN_RUNS
+    assert good.cells[0].trend.n == RULE.min_points
     assert young.cells[0].trend is not None
     assert young.cells[0].trend.low is None
 
 
 def test_the_page_is_allowed_exactly_what_is_in_it(runs: Path) -> None:
-    text = page_of(run_of(runs, 6), WORKSPACE)
+    text = page_of(run_of(runs, GOOD), WORKSPACE)
     rule = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
     assert rule
     rule_text = rule[1].replace("&#39;", "'")
@@ -167,7 +176,7 @@ def test_the_page_is_allowed_exactly_what_is_in_it(runs: Path) -> None:
 def test_two_hundred_payloads_leave_the_markup_as_it_is(runs: Path) -> None:
     """Each payload in every text field: the elements are those of the page without it."""
     assert len(set(PAYLOADS)) == 200
-    folder = run_of(runs, 9)
+    folder = run_of(runs, FAILED)
     found = gathered(folder, WORKSPACE, earlier_results(runs, folder.run_id))
     plain = read(page_html(view_of(poisoned(found, iter(lambda: "plain", None)))))
     for first in range(0, 200, 8):
@@ -179,7 +188,7 @@ def test_two_hundred_payloads_leave_the_markup_as_it_is(runs: Path) -> None:
 
 @pytest.mark.slow
 def test_two_hundred_payloads_one_by_one(runs: Path) -> None:
-    folder = run_of(runs, 9)
+    folder = run_of(runs, FAILED)
     found = gathered(folder, WORKSPACE, earlier_results(runs, folder.run_id))
     plain = read(page_html(view_of(poisoned(found, iter(lambda: "plain", None)))))
     for first, payload in enumerate(PAYLOADS):
@@ -222,7 +231,12 @@ def test_thinning_keeps_the_ends_and_every_extreme() -> None:
 
 def points(*values: float | None) -> list[Point]:
     return [
-        Point(run_id=f"r{n}", created_utc="2026-11-21", value=value, verdict="MEASURED")
+        Point(
+            run_id=f"r{n}",
+            created_utc=f"2026-11-{n + 1:02}T02:00:00+00:00",
+            value=value,
+            verdict="MEASURED",
+        )
         for n, value in enumerate(values)
     ]
 
@@ -230,14 +244,14 @@ def points(*values: float | None) -> list[Point]:
 @pytest.mark.parametrize(
     ("values", "kind", "first_bad"),
     [
-        ((100.0,) * 5, "no_history", None),
-        ((100.0, 101.0, 99.0, 100.0, 100.5, 100.2), "in_band", None),
-        ((100.0,) * 6 + (90.0,), "suspect", "r6"),
-        ((100.0,) * 6 + (90.0, 91.0, 90.0), "regression", "r6"),
-        ((100.0,) * 6 + (90.0, 90.0, 100.0), "in_band", None),
-        ((100.0,) * 6 + (110.0,), "improvement", None),
-        ((100.0,) * 6 + (90.0, None, 90.0), "regression", "r6"),
-        ((100.0,) * 6 + (None,), "no_history", None),
+        ((100.0,) * 7, "no_history", None),
+        ((100.0, 101.0, 99.0, 100.0, 100.5, 100.2, 99.7, 100.1), "in_band", None),
+        ((100.0,) * 8 + (90.0,), "suspect", "r8"),
+        ((100.0,) * 8 + (90.0, 91.0, 90.0), "regression", "r8"),
+        ((100.0,) * 8 + (90.0, 90.0, 100.0), "in_band", None),
+        ((100.0,) * 8 + (110.0, 110.0), "improvement", None),
+        ((100.0,) * 8 + (90.0, None, 90.0), "regression", "r8"),
+        ((100.0,) * 8 + (None,), "no_history", None),
         ((None,), "no_history", None),
     ],
 )
@@ -246,8 +260,31 @@ def test_a_trend_is_judged_by_the_runs_before(values: Any, kind: str, first_bad:
     assert (trend.kind, trend.first_bad) == (kind, first_bad)
 
 
+def test_an_accepted_night_begins_a_new_baseline_and_a_degraded_one_enters_none(
+    runs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    runs = tmp_path / "runs"
+    first, second = run_of(runs, FIRST_BAD), run_of(runs, SECOND_BAD)
+
+    def trend() -> Trend:
+        found = gathered(second, None, earlier_results(runs, second.run_id))
+        return next(iter(found.trends.values()))
+
+    assert trend().kind == "regression"
+    said = Accepted(who="ops", at_utc="2026-11-09", reason="new driver", cell_id=None)
+    write_accepted(first, (said,))
+    assert trend().kind == "in_band"
+    (first.path / "accepted.json").unlink()
+    slow = read_result(first)
+    for cell in slow["cells"]:
+        cell["degraded"] = [{"what": "rank"}]
+    first.result.write_text(json.dumps(slow))
+    assert trend().kind == "suspect"
+
+
 def test_differences_name_what_changed_first(runs: Path) -> None:
-    before, now = read_result(run_of(runs, 6)), read_result(run_of(runs, 7))
+    before, now = read_result(run_of(runs, GOOD)), read_result(run_of(runs, FIRST_BAD))
     found = differences(before, now)
     assert [one.key for one in found if one.changed] == ["driver"]
     assert found[0].key == "driver"
@@ -285,13 +322,13 @@ def test_axes_have_round_ticks_within_their_range(low: float, high: float) -> No
 
 def test_a_picture_for_a_readme_is_xml_without_anything_from_elsewhere(runs: Path) -> None:
     for language in ("zh", "en"):
-        text = curves_svg(run_of(runs, 6), language)  # type: ignore[arg-type]
+        text = curves_svg(run_of(runs, GOOD), language)  # type: ignore[arg-type]
         root = ET.fromstring(text)
         assert root.tag.endswith("svg")
         assert "href" not in text
         assert "script" not in text
     with pytest.raises(ConfigError, match="E830"):
-        curves_svg(run_of(runs, 9), "en")
+        curves_svg(run_of(runs, FAILED), "en")
 
 
 def test_a_page_that_cannot_be_written_is_said_and_harms_nothing(runs: Path, tmp_path: Path) -> None:
@@ -342,13 +379,13 @@ def test_a_site_has_an_index_and_every_run_and_is_written_again_only_where_neede
 ) -> None:
     target = tmp_path / "site" / "deep"
     made = write_site(workspace, target)
-    assert (made.written, made.kept, made.failed) == (9, 0, ())
+    assert (made.written, made.kept, made.failed) == (FAILED, 0, ())
     index = made.index.read_text("utf-8")
     links = re.findall(r'href="([^"#]+)"', index)
     assert set(links) == {path.name for path in target.iterdir()} - {"index.html"}
     assert "index.html" in (target / links[0]).read_text("utf-8")
     again = write_site(workspace, target)
-    assert (again.written, again.kept) == (0, 9)
+    assert (again.written, again.kept) == (0, FAILED)
     with pytest.raises(ConfigError, match="E840"):
         write_site(workspace, made.index)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.compare import Compared, Side, compared, same_case, sides_of_published, sides_of_run
 from orchestrator.derive.rawfiles import read_logs, read_monitors, read_programs, read_statuses
 from orchestrator.errors import ConfigError, Nx8Error
+from orchestrator.history.files import WRONG_SHAPE, read_accepted
 from orchestrator.load import read_stored
 from orchestrator.page.curves import Curves, curves_of
 from orchestrator.page.trend import MOST, Trend, identity, trend_of
@@ -71,7 +72,7 @@ def gathered(
     Raises ConfigError: E707 where the run has no result, E801 for one of another shape. What else is missing
     or unreadable is left out, as the report's own texts say it.
     """
-    result = read_result(folder)
+    result = {**read_result(folder), "accepted": _accepted(folder)}
     return guarded(result, lambda: _gathered(result, folder, workspace, earlier))
 
 
@@ -120,13 +121,20 @@ def earlier_results(runs: Path, before: str, *, most: int = MOST) -> list[Mappin
 def readable(folder: RunFolder) -> Mapping[str, Any] | None:
     """The result of a run, None where it has none or one of another shape."""
     try:
-        result = read_result(folder)
+        result = {**read_result(folder), "accepted": _accepted(folder)}
         for cell in result["cells"]:
             identity(cell, str(result["run"]["cluster"]))
             _ = cell["metrics"]["tokens_per_second_per_device"]["value"], cell["verdict"], cell["ranks"]
         return result if isinstance(result["environment"], dict) else None
     except (ConfigError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _accepted(folder: RunFolder) -> tuple[str | None, ...]:
+    try:
+        return tuple(one.cell_id for one in read_accepted(folder))
+    except WRONG_SHAPE:
+        return ()
 
 
 def _before_the_fall(

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator import gate
+from orchestrator.gate import Rule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 METRIC = "tokens_per_second_per_device"
-#: The band is median ± MAD_FACTOR · MAD of at most WINDOW runs before, and no narrower than MIN_EFFECT.
-WINDOW = 30
-MAD_FACTOR = 4.0
-MIN_EFFECT = 0.015
-#: Fewer runs before decide nothing.
-MIN_RUNS = 5
+#: The page judges as the gate does where no suite says otherwise.
+RULE = Rule()
 #: How many nights a page shows.
 MOST = 90
+
+#: The mark of a point with which a person began a new baseline.
+ACCEPTED = "accepted"
 
 Kind = Literal["in_band", "suspect", "regression", "improvement", "noisy", "no_history"]
 
@@ -76,7 +78,9 @@ def identity(cell: Mapping[str, Any], cluster: str) -> tuple[str, ...]:
 def trend_of(
     result: Mapping[str, Any], cell: Mapping[str, Any], earlier: Sequence[Mapping[str, Any]]
 ) -> Trend:
-    """The trend of one cell of `result` among the results of `earlier` runs, oldest first."""
+    """The trend of one cell of `result` among the results of `earlier` runs, oldest first. In each `accepted`
+    has the cells with which a person began a new baseline, or None for all of them.
+    """
     wanted = identity(cell, str(result["run"]["cluster"]))
     points = [
         _point(one, other)
@@ -88,52 +92,73 @@ def trend_of(
 
 
 def _point(result: Mapping[str, Any], cell: Mapping[str, Any]) -> Point:
-    value = cell["metrics"][METRIC]["value"] if cell["verdict"] == "MEASURED" else None
+    # One node that was slow makes no usual value.
+    proven = cell["verdict"] == "MEASURED" and not cell.get("degraded")
+    value = cell["metrics"][METRIC]["value"] if proven else None
+    accepted = result.get("accepted") or ()
     return Point(
         run_id=str(result["run"]["run_id"]),
         created_utc=str(result["run"]["created_utc"]),
         value=None if value is None else float(value),
         verdict=str(cell["verdict"]),
+        mark=ACCEPTED if None in accepted or cell["cell_id"] in accepted else None,
     )
 
 
-def judged(cell_id: str, points: Sequence[Point]) -> Trend:
-    """The last point against the band of those before it: one value below is suspect, a second in a row a
-    regression. Values that fell out of the band in a row before it do not move it.
-    """
-    measured = [point for point in points if point.value is not None]
-    values = [point.value for point in measured if point.value is not None]
-    end = max(0, len(values) - (points[-1].value is not None))
-    while end > MIN_RUNS and values[end - 1] < _band(values[: end - 1])[1]:
-        end -= 1
-    trend = Trend(
+def judged(cell_id: str, points: Sequence[Point], rule: Rule = RULE) -> Trend:
+    """What the gate says of the last point. Proxies and rehearsals are judged too: among their own kind."""
+    measured = [
+        gate.Point(
+            at_s=_seconds(point.created_utc),
+            value=point.value,
+            run_id=point.run_id,
+            accepted=point.mark == ACCEPTED,
+        )
+        for point in points
+        if point.value is not None
+    ]
+    walked = gate.walk(measured, rule=rule, metric=gate.rule_for(rule, METRIC)).judged
+    last = walked[-1] if walked else None
+    if last is None or last.verdict.band_low is None:
+        return Trend(
+            cell_id=cell_id,
+            metric=METRIC,
+            points=tuple(points),
+            kind="no_history",
+            low=None,
+            high=None,
+            median=None,
+            n=last.verdict.n if last else 0,
+        )
+    return Trend(
         cell_id=cell_id,
         metric=METRIC,
         points=tuple(points),
-        kind="no_history",
-        low=None,
-        high=None,
-        median=None,
-        n=min(end, WINDOW),
+        kind=_KINDS[last.kind] if points[-1].value is not None else "no_history",
+        low=last.verdict.band_low,
+        high=last.verdict.band_high,
+        median=last.verdict.median,
+        n=last.verdict.n,
+        # Of a fall, since when; a rise needs no last good run.
+        first_bad=walked[-last.runs].point.run_id if last.runs and last.verdict.kind == "worse" else None,
     )
-    if end < MIN_RUNS:
-        return trend
-    median, low, high = _band(values[:end])
-    trend = replace(trend, median=median, low=low, high=high)
-    last = points[-1].value
-    if last is None:
-        return trend
-    if last < low:
-        since = measured[end:]
-        kind: Kind = "suspect" if len(since) == 1 else "regression"
-        return replace(trend, kind=kind, first_bad=since[0].run_id)
-    return replace(trend, kind="improvement" if last > high else "in_band")
 
 
-def _band(values: Sequence[float]) -> tuple[float, float, float]:
-    """(median, low, high) of the newest values."""
-    window = values[-WINDOW:]
-    median = statistics.median(window)
-    scatter = statistics.median([abs(value - median) for value in window])
-    reach = max(MAD_FACTOR * scatter, MIN_EFFECT * abs(median))
-    return median, median - reach, median + reach
+def _seconds(utc: str) -> float:
+    """Unix time; 0 for a text that no run of ours writes."""
+    try:
+        return datetime.fromisoformat(utc).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+_KINDS: dict[gate.Kind, Kind] = {
+    "regression": "regression",
+    "improvement": "improvement",
+    "suspect": "suspect",
+    "in_band": "in_band",
+    "recovered": "in_band",
+    "accepted": "in_band",
+    "noisy": "noisy",
+    "not_enough": "no_history",
+}

@@ -68,6 +68,7 @@ class Precision:
     label: str
     compute_dtype: str
     mechanism: str
+    loss_scale_window: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
