@@ -58,6 +58,9 @@ class Done:
         return found
 
 
+FULL = pytest.mark.slow
+
+
 def home_in(folder: Path) -> Path:
     for noun in ("cases", "dockerfiles", "cluster"):
         shutil.copytree(ROOT / noun, folder / noun, ignore=shutil.ignore_patterns("__pycache__"))
@@ -203,9 +206,14 @@ def test_what_was_changed_afterwards_is_invalid(
     assert cell["metrics"]["tokens_per_second_per_device"]["value"] is None
 
 
-# What the program itself does --------------------------------------------------------------------
+@FULL
+def test_a_window_that_no_clock_can_tell_is_invalid(home: Path) -> None:
+    done = rehearsed(home, "--steps", "1")
+    assert done.code == 4, done.stdout + done.stderr
+    assert not held(done.cell)["step_times"]
 
-FULL = pytest.mark.slow
+
+# What the program itself does --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 #: How far the program's own times may be from ours over the measured window: a share, and what the observer's
 #: waking up may cost at both ends, in seconds.
 CLOCK_SHARE, CLOCK_S = 0.1, 0.25
+#: In less, a claim of half the time would pass.
+LEAST_WINDOW_S = 2 * CLOCK_S
 
 
 def program(evidence: Evidence) -> Finding:
@@ -165,6 +167,8 @@ def step_times(evidence: Evidence) -> Finding:
     claimed_s, ours_s = window
     far = abs(claimed_s - ours_s)
     seen = f"its iterations are {claimed_s:.3f} s, {ours_s:.3f} s by the clock that saw their lines come"
+    if ours_s < LEAST_WINDOW_S:
+        return [f"{seen}: a window below {LEAST_WINDOW_S} s is too short to tell; train more steps"], seen
     allowed = max(CLOCK_SHARE * ours_s, CLOCK_S)
     return ([f"{seen}: {far:.3f} s apart, {allowed:.3f} at most"] if far > allowed else []), seen
 
