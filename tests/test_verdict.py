@@ -573,11 +573,15 @@ def test_the_nonce_is_this_runs() -> None:
     assert NONCE in detail(honest().judge(), "nonce")
 
 
-def scaled(updates: Callable[[int], dict[str, Any]]) -> Judgement:
-    """A cell in fp16 of 10 measured steps, whose step records get `updates` of the step's number."""
+def in_fp16() -> Made:
     cell = make_cell()
     precision = PrecisionPlan(label="fp16", compute_dtype="fp16", mechanism="engine")
-    made = honest(replace(cell, job=replace(cell.job, precision=precision)))
+    return honest(replace(cell, job=replace(cell.job, precision=precision)))
+
+
+def scaled(updates: Callable[[int], dict[str, Any]]) -> Judgement:
+    """A cell in fp16 of 10 measured steps, whose step records get `updates` of the step's number."""
+    made = in_fp16()
     for records in made.records.values():
         for record in records:
             if record["event"] == "step":
@@ -597,3 +601,15 @@ def test_a_scaled_loss_may_skip_one_update_of_a_few_and_no_more() -> None:
     for wrong in (skipping(total - 1, total), skipping(*range(1, total + 1)), scaled(lambda _: {})):
         assert wrong.verdict is Verdict.INVALID
         assert broken(wrong) == {"updated"}
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_a_scaled_loss_that_never_came_to_a_measured_step_is_failed(steps: int) -> None:
+    made = in_fp16()
+    for rank in (0, 1):
+        killed(made, rank, after_s=50.0)
+        made.lines[rank] = made.lines[rank][: 2 + steps]
+    made.host = replace(SEEN, launcher_exit=75, stopped="stall")
+    judgement = made.judge()
+    assert judgement.verdict is Verdict.FAILED
+    assert detail(judgement, "updated") == "rank 0: no measured step; rank 1: no measured step"

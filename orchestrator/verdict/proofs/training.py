@@ -190,7 +190,9 @@ def updated(evidence: Evidence) -> Finding:
         silent = [step.step for step in measured if step.updated is None]
         without = [step.step for step in measured if step.updated is False]
         skipped = max(skipped, len(without))
-        if silent:
+        if not measured:
+            faults.append(f"rank {rank}: no measured step")
+        elif silent:
             faults.append(
                 f"rank {rank}: {len(silent)} steps do not say whether they updated, first {silent[0]}"
             )
