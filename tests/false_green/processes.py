@@ -12,6 +12,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tests import test_external
 from tests.false_green import Due, Line
 from tests.test_run import ON_STEP, ROOT, Done, finish, patch_trainer, run, small, start, until_step
 
@@ -91,6 +92,17 @@ def full_disk(home: Path) -> Done:
         return Done(done.code, done.stdout, done.stderr, kept)
     finally:
         subprocess.run(["umount", "-l", str(runs)], check=True, timeout=60)
+
+
+def program(fault: str) -> Make:
+    """The stand-in for an external program does otherwise, as it says under this word."""
+
+    def make(home: Path) -> Done:
+        (home / "cluster" / "rehearsal.yaml").write_text(test_external.CLUSTER, "utf-8")
+        done = test_external.rehearsed(home, fault=fault)
+        return Done(done.code, done.stdout, done.stderr, done.folder)
+
+    return make
 
 
 def faults() -> Iterator[Fault]:
@@ -234,6 +246,23 @@ def faults() -> Iterator[Fault]:
             "20",
         ),
     )
+    yield from _external()
+
+
+def _external() -> Iterator[Fault]:
+    """What an external program does, or says of itself."""
+    said = {
+        "exit@3": ("leaves at its third iteration", Due(cause="rank 3 exited with code 3")),
+        "nan@7": ("a loss that is no number", Due(proof="losses_finite")),
+        "times": ("iteration times that no clock saw", Due(proof="step_times")),
+        "bursts": ("lines held back and printed together", Due(proof="step_times")),
+        "skip_line@7": ("an iteration line is missing", Due(proof="steps_reached")),
+        "consumed@7": ("samples that do not follow", Due(proof="consumed_samples")),
+        "batch": ("another global batch", Due(proof="log_settings")),
+        "silent_end": ("never says that it is done", Due(proof="log_whole")),
+    }
+    for fault, (name, due) in said.items():
+        yield Fault(group="external program", name=name, due=due, make=program(fault))
 
 
 def frozen(number: int) -> Fault:

@@ -32,6 +32,7 @@ FAULTS = (
     "hang",  # every rank waits for ever
     "nan",  # a loss that is no number
     "times",  # iteration times that no clock saw
+    "bursts",  # lines are held back, and come together at every fourth iteration
     "skip_line",  # an iteration line is missing
     "consumed",  # consumed samples that do not follow
     "batch",  # another global batch in the arguments it prints
@@ -196,6 +197,14 @@ def say_arguments(args: argparse.Namespace, fault: str) -> None:
     print("> building {} tokenizer ...".format(args.tokenizer_type))
 
 
+def say(lines: list[str]) -> None:
+    """Prints them and forgets them; several a moment apart, as they leave a buffer."""
+    for number, line in enumerate(lines):
+        time.sleep(0.02 if number else 0.0)
+        print(line)
+    lines.clear()
+
+
 def main() -> int:
     args = arguments()
     checked(args, int(os.environ["WORLD_SIZE"]))
@@ -217,7 +226,7 @@ def main() -> int:
     weight = torch.zeros(args.padded_vocab_size, args.padded_vocab_size, requires_grad=True)
     data_rank = rank // args.tensor_model_parallel_size % args.data_parallel_size
     each = args.global_batch_size // args.data_parallel_size
-    truth = []
+    truth, held = [], []
     for iteration in range(1, args.train_iters + 1):
         hit = bool(fault) and iteration == int(at or 0)
         began = time.perf_counter()
@@ -259,7 +268,7 @@ def main() -> int:
             }
         )
         if rank == last and not (hit and fault == "skip_line"):
-            print(
+            held.append(
                 " [{}] iteration {:8d}/{:8d} | consumed samples: {:12d} | "
                 "elapsed time per iteration (ms): {:.1f} | learning rate: {:.3E} | "
                 "global batch size: {:5d} | "
@@ -278,6 +287,8 @@ def main() -> int:
                     1 if math.isnan(value) else 0,
                 )
             )
+        if fault != "bursts" or iteration % 4 == 1:
+            say(held)
     if rank == 0 and fault != "silent_end":
         print("[after training is done] datetime: {} ".format(now()))
     if rank == last and os.environ.get("STAND_IN_TRUTH"):

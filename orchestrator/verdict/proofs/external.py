@@ -5,6 +5,8 @@ with our own clock. docs/external.md says what they can hold and what not.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from statistics import median
 from typing import TYPE_CHECKING
 
 from orchestrator.metrics import summarize
@@ -13,6 +15,8 @@ from orchestrator.parse.visible import ranks_text, short_digest
 from orchestrator.verdict.proofs import training
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestrator.verdict.evidence import Evidence
     from orchestrator.verdict.proofs import Finding
 
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
 CLOCK_SHARE, CLOCK_S = 0.1, 0.25
 #: In less, a claim of half the time would pass.
 LEAST_WINDOW_S = 2 * CLOCK_S
+#: How exact the observer writes when output came, in seconds: GRAIN_S of its program.py. A step has two ends.
+GRAIN_S = 0.01
+LEAST_STEP_S = 2 * 2 * GRAIN_S
 
 
 def program(evidence: Evidence) -> Finding:
@@ -158,22 +165,38 @@ def consumed_samples(evidence: Evidence) -> Finding:
 
 
 def step_times(evidence: Evidence) -> Finding:
-    """The program's own times against ours: the sum of its iterations over the measured window, and the time
-    between the moments at which the window's first and last line came.
+    """The program's own times against ours over the measured window: their sum, and the step that the figures
+    stand for. Lines that come in bursts have the right sum and steps of no length.
     """
     window = _window(evidence)
     if isinstance(window, str):
         return [window], ""
-    claimed_s, ours_s = window
-    far = abs(claimed_s - ours_s)
+    claims_s, gaps_s = window
+    claimed_s, ours_s = math.fsum(claims_s), math.fsum(gaps_s)
     seen = f"its iterations are {claimed_s:.3f} s, {ours_s:.3f} s by the clock that saw their lines come"
     if ours_s < LEAST_WINDOW_S:
         return [f"{seen}: a window below {LEAST_WINDOW_S} s is too short to tell; train more steps"], seen
-    allowed = max(CLOCK_SHARE * ours_s, CLOCK_S)
-    return ([f"{seen}: {far:.3f} s apart, {allowed:.3f} at most"] if far > allowed else []), seen
+    faults = _apart(seen, claimed_s, ours_s, least_s=CLOCK_S)
+    claimed_s, ours_s = _typical_s(claims_s), _typical_s(gaps_s)
+    typical = f"its typical iteration is {claimed_s:.3f} s, {ours_s:.3f} s by that clock"
+    faults += _apart(typical, claimed_s, ours_s, least_s=2 * GRAIN_S)
+    if not faults and claimed_s < LEAST_STEP_S:
+        faults.append(f"{typical}: a step below {LEAST_STEP_S} s is too short to tell")
+    return faults, f"{seen}; {typical}"
 
 
-def _window(evidence: Evidence) -> tuple[float, float] | str:
+def _apart(seen: str, claimed_s: float, ours_s: float, *, least_s: float) -> list[str]:
+    far, allowed = abs(claimed_s - ours_s), max(CLOCK_SHARE * ours_s, least_s)
+    return [f"{seen}: {far:.3f} s apart, {allowed:.3f} at most"] if far > allowed else []
+
+
+def _typical_s(times_s: Sequence[float]) -> float:
+    """The time at whose rate token/p/s is given: that is the median of the steps' rates."""
+    return 1 / median(math.inf if time_s <= 0 else 1 / time_s for time_s in times_s)
+
+
+def _window(evidence: Evidence) -> tuple[list[float], list[float]] | str:
+    """(what the program says each measured iteration took, how long its line came after the one before)."""
     cell = evidence.cell
     last, warmup = reporting_rank(cell), cell.job.steps.warmup_steps
     log, printed = evidence.logs.get(last), evidence.programs.get(last)
@@ -183,10 +206,13 @@ def _window(evidence: Evidence) -> tuple[float, float] | str:
     inside = [line for line in iterations(printed) if line.step is not None and line.step > warmup]
     if not before or not inside:
         return "no measured window"
-    began_s, ended_s = came_s(log, before[-1].line), came_s(log, inside[-1].line)
-    if began_s is None or ended_s is None:
+    claims_s = [line.step_time_s for line in inside if line.step_time_s is not None]
+    if len(claims_s) != len(inside):
+        return f"{len(inside) - len(claims_s)} of {len(inside)} iterations do not say what they took"
+    came = [time_s for line in (before[-1], *inside) if (time_s := came_s(log, line.line)) is not None]
+    if len(came) != 1 + len(inside):
         return "nobody saw when its lines came"
-    return math.fsum(line.step_time_s or 0.0 for line in inside), ended_s - began_s
+    return claims_s, [after - earlier for earlier, after in pairwise(came)]
 
 
 def wall_clock(evidence: Evidence) -> Finding:
