@@ -223,6 +223,7 @@ def test_a_window_that_no_clock_can_tell_is_invalid(home: Path) -> None:
         ("times", "INVALID", "step_times"),
         pytest.param("bursts", "INVALID", "step_times", marks=FULL),
         pytest.param("nan@7", "INVALID", "losses_finite", marks=FULL),
+        pytest.param("uncounted", "INVALID", "losses_finite", marks=FULL),
         pytest.param("skip_line@7", "INVALID", "steps_reached", marks=FULL),
         pytest.param("consumed@7", "INVALID", "consumed_samples", marks=FULL),
         pytest.param("batch", "INVALID", "log_settings", marks=FULL),

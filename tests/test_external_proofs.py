@@ -47,7 +47,7 @@ def printed(claims_s: Sequence[float], gaps_s: Sequence[float], *, counts: str =
         came += gap_s
         records.append({"event": "output", "bytes": len(text), "lines": n, "end_s": came})
     last = cell.world_size - 1
-    logs = {last: read(b"".join(numbered(records, rank=last)), last)}
+    logs = {rank: read(b"".join(numbered(records, rank=rank)), rank) for rank in range(cell.world_size)}
     programs = {last: read_program([text.encode()], rank=last, dialect="megatron")}
     logs = transcribed(cell, logs, programs)
     return Evidence(cell=cell, logs=logs, statuses={}, host=SEEN, programs=programs)
@@ -92,3 +92,12 @@ def test_steps_that_no_clock_can_tell_are_refused() -> None:
 def test_the_grain_is_the_observers() -> None:
     text = (ROOT / "cases" / "trainer" / "program.py").read_text("utf-8")
     assert f"\nGRAIN_S = {external.GRAIN_S}\n" in text
+
+
+@pytest.mark.parametrize(
+    "said", ["", " number of skipped iterations:   0 |", " number of nan iterations:   0 |"]
+)
+def test_iterations_that_do_not_count_nan_or_skipped_ones_prove_nothing(said: str) -> None:
+    assert external.losses_finite(printed([1.0] * 4, [1.0] * 4))[0] == []
+    faults, _ = external.losses_finite(printed([1.0] * 4, [1.0] * 4, counts=said))
+    assert faults == ["6 iterations do not count nan and skipped ones, first 1"]

@@ -254,6 +254,7 @@ def _external() -> Iterator[Fault]:
     said = {
         "exit@3": ("leaves at its third iteration", Due(cause="rank 3 exited with code 3")),
         "nan@7": ("a loss that is no number", Due(proof="losses_finite")),
+        "uncounted": ("nan and skipped iterations not counted", Due(proof="losses_finite")),
         "times": ("iteration times that no clock saw", Due(proof="step_times")),
         "bursts": ("lines held back and printed together", Due(proof="step_times")),
         "skip_line@7": ("an iteration line is missing", Due(proof="steps_reached")),

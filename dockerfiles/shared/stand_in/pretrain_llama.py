@@ -33,6 +33,7 @@ FAULTS = (
     "nan",  # a loss that is no number
     "times",  # iteration times that no clock saw
     "bursts",  # lines are held back, and come together at every fourth iteration
+    "uncounted",  # its lines do not count nan and skipped iterations
     "skip_line",  # an iteration line is missing
     "consumed",  # consumed samples that do not follow
     "batch",  # another global batch in the arguments it prints
@@ -268,12 +269,11 @@ def main() -> int:
             }
         )
         if rank == last and not (hit and fault == "skip_line"):
-            held.append(
+            line = (
                 " [{}] iteration {:8d}/{:8d} | consumed samples: {:12d} | "
                 "elapsed time per iteration (ms): {:.1f} | learning rate: {:.3E} | "
                 "global batch size: {:5d} | "
-                "lm loss: {:.6E} | loss scale: 1.0 | grad norm: {:.3f} | "
-                "number of skipped iterations: {:3d} | number of nan iterations: {:3d} |".format(
+                "lm loss: {:.6E} | loss scale: 1.0 | grad norm: {:.3f} |".format(
                     now(),
                     iteration,
                     args.train_iters,
@@ -283,10 +283,10 @@ def main() -> int:
                     args.global_batch_size,
                     value,
                     float(gradient.norm()),
-                    0,
-                    1 if math.isnan(value) else 0,
                 )
             )
+            counts = " number of skipped iterations: {:3d} | number of nan iterations: {:3d} |"
+            held.append(line + counts.format(0, int(math.isnan(value))) * (fault != "uncounted"))
         if fault != "bursts" or iteration % 4 == 1:
             say(held)
     if rank == 0 and fault != "silent_end":

@@ -131,8 +131,8 @@ def log_settings(evidence: Evidence) -> Finding:
 
 
 def losses_finite(evidence: Evidence) -> Finding:
-    """And no iteration had a NaN or was skipped, as the program counts them. float16's loss scale has to be
-    found first: it may skip during the warm-up.
+    """And no iteration had a NaN or was skipped, as the program counts them: one that does not count proves
+    nothing. float16's loss scale has to be found first: it may skip during the warm-up.
     """
     faults, seen = training.losses_finite(evidence)
     job = evidence.cell.job
@@ -144,6 +144,9 @@ def losses_finite(evidence: Evidence) -> Finding:
         "skipped": sum(line.skipped or 0 for line in lines if (line.step or 0) > free),
     }
     faults += [f"{count} {what} iterations" for what, count in counts.items() if count]
+    silent = [line.step for line in lines if line.nan is None or line.skipped is None]
+    if silent:
+        faults.append(f"{len(silent)} iterations do not count nan and skipped ones, first {silent[0]}")
     return faults, seen
 
 
