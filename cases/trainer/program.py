@@ -8,6 +8,7 @@ It knows nothing of what is printed: what lines mean is read on the host. docs/e
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -23,6 +24,7 @@ from typing import Any, Dict, List, NoReturn, Optional
 
 from events import EventWriter
 from ranks import Place, detach, die_with, redirect
+from status import EXIT_NO_ROOM, no_room
 
 CONTRACT = 1
 READ_BYTES = 1 << 16
@@ -121,9 +123,10 @@ def supervise(job_path: str, fifo: str) -> NoReturn:
 
     try:
         wait_status = observed(job_path, place, began)
-    except BaseException:  # noqa: BLE001  whatever it is, the launcher has to hear of an end
-        traceback.print_exc()
-        wait_status = 1 << 8
+    except BaseException as error:  # noqa: BLE001  whatever it is, the launcher has to hear of an end
+        with contextlib.suppress(OSError):  # of a full disk there may be no room to tell
+            traceback.print_exc()
+        wait_status = (EXIT_NO_ROOM if no_room(error) else 1) << 8
     if not started:
         began(os.getpid())
     os.write(news, LINE.format("ended", place.local_rank, wait_status).encode())
