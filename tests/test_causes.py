@@ -116,6 +116,20 @@ def test_who_did_not_arrive_is_the_cause_and_where_it_stood_is_shown() -> None:
     assert judgement.traceback.endswith("a stack")
 
 
+@pytest.mark.parametrize(("deaf", "named"), [((1,), True), ((1, 2), False), ((0, 1, 2), False), ((), False)])
+def test_the_only_one_that_did_not_hear_sigterm_is_the_cause(deaf: tuple[int, ...], named: bool) -> None:
+    """Where nobody could be asked, and all had come equally far."""
+    made = honest(make_cell(per_node=3))
+    for rank in (0, 1, 2):
+        made.lines[rank] = made.lines[rank][:6]
+        ended = "SIGKILL" if rank in deaf else "SIGTERM"
+        ended_as(made, rank, after_s=100.0, exit_code=None, signal=ended, killed=True)
+    judgement = judged(made, launcher_exit=75, stopped="stall", detail="no step for 60 s")
+    assert judgement.cause_rank == (1 if named else None)
+    blamed = "rank 1 did not arrive: did not end at SIGTERM, as others did; " if named else ""
+    assert judgement.reasons[0] == f"hung: {blamed}no step for 60 s"
+
+
 def with_waits(made: Made, waits_s: list[float]) -> Made:
     for rank, wait_s in enumerate(waits_s):
         for record in made.records[rank]:

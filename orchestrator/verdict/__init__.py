@@ -86,7 +86,7 @@ def judge(
             verdict=Verdict.FAILED,
             reasons=located(failed, evidence),
             proofs=proofs,
-            cause_rank=culprit(failed, evidence),
+            cause_rank=failed.rank,
             traceback=failed.traceback,
         )
     broken = tuple(f"{proof.name}: {proof.detail}" for proof in proofs if not proof.held)
@@ -94,21 +94,8 @@ def judge(
 
 
 def located(failed: Failure, evidence: Evidence) -> tuple[str, ...]:
-    """The reasons; where the model is shared out among ranks, the first one says where the culprit stands."""
-    rank = culprit(failed, evidence)
-    if rank is None or evidence.cell.job.parallel is None:
+    """The reasons; where the model is shared out among ranks, the first one says where its rank stands."""
+    if failed.rank is None or evidence.cell.job.parallel is None:
         return failed.reasons
     first, *others = failed.reasons
-    return (f"{first} (rank {rank}: {place(evidence.cell.job, rank)})", *others)
-
-
-def culprit(failed: Failure, evidence: Evidence) -> int | None:
-    """The rank that failed first. Where all stood still, the only one that did not hear SIGTERM: it was
-    stopped, while the others waited for it.
-    """
-    if failed.rank is not None or evidence.host.stopped != "stall":
-        return failed.rank
-    ends = {rank: status.signal for rank in evidence.ranks if (status := evidence.rank_status(rank))}
-    deaf = [rank for rank, name in ends.items() if name == "SIGKILL"]
-    heard = [rank for rank, name in ends.items() if name == "SIGTERM"]
-    return deaf[0] if len(deaf) == 1 and heard else None
+    return (f"{first} (rank {failed.rank}: {place(evidence.cell.job, failed.rank)})", *others)

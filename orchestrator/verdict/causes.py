@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.parse.visible import ranks_text, visible
-from orchestrator.verdict.blame import blame, stood
+from orchestrator.verdict.blame import Blame, blame, stood
 from orchestrator.verdict.labels import NO_ROOM, label
 
 if TYPE_CHECKING:
     from orchestrator.parse.events import RankLog
     from orchestrator.parse.status import RankStatus
-    from orchestrator.verdict.blame import Blame
     from orchestrator.verdict.evidence import Evidence
 
 
@@ -173,7 +172,17 @@ def _blamed(evidence: Evidence) -> Blame | None:
     """Whom the others wait for, where the cell hung."""
     if evidence.host.stopped not in ("stall", "startup_limit"):
         return None
-    return blame(evidence.stands, {rank: _reached(evidence, rank) for rank in evidence.ranks})
+    found = blame(evidence.stands, {rank: _reached(evidence, rank) for rank in evidence.ranks})
+    return found or (_deaf(evidence) if evidence.host.stopped == "stall" else None)
+
+
+def _deaf(evidence: Evidence) -> Blame | None:
+    """The only rank that did not hear SIGTERM: it was stopped, while the others waited for it."""
+    told = [status for rank in evidence.ranks if (status := evidence.rank_status(rank)) and status.killed]
+    deaf = [status.rank for status in told if status.signal == "SIGKILL"]
+    if len(deaf) != 1 or not any(status.signal == "SIGTERM" for status in told):
+        return None
+    return Blame(ranks=(deaf[0],), why="did not end at SIGTERM, as others did")
 
 
 def _reached(evidence: Evidence, rank: int) -> int:
