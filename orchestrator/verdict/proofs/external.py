@@ -9,7 +9,6 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
-from orchestrator.metrics import summarize
 from orchestrator.parse.program import came_s, iterations, reporting_rank
 from orchestrator.parse.visible import ranks_text, short_digest
 from orchestrator.verdict.proofs import training
@@ -222,12 +221,7 @@ def wall_clock(evidence: Evidence) -> Finding:
     """Iterations lie within the life of the launcher whose clock saw them, and that within what the host
     saw.
     """
-    faults: list[str] = []
-    host_wall_s = evidence.host.launcher_wall_s
-    if host_wall_s is None:
-        faults.append("the host did not see how long the launcher lived")
-    for node in evidence.nodes:
-        faults += training.launcher_faults(evidence, node, host_wall_s)
+    faults, host_wall_s = training.launchers_faults(evidence), evidence.host.launcher_wall_s
     last = reporting_rank(evidence.cell)
     faults += training.step_faults(evidence, last)
     total_s = math.fsum(step.duration_s for step in evidence.steps(last))
@@ -237,13 +231,5 @@ def wall_clock(evidence: Evidence) -> Finding:
 
 
 def mfu_possible(evidence: Evidence) -> Finding:
-    peak = evidence.cell.peak
-    if peak.tflops is None:
-        return [], f"no {peak.dtype} peak is known: {peak.reason or 'no reason was recorded'}"
-    metric = summarize(evidence.cell, evidence.logs)["mfu_published"]
-    faults = []
-    if metric.value is None:
-        faults.append(f"mfu_published: {metric.reason}")
-    elif not 0 < metric.value <= 1:
-        faults.append(f"mfu_published: {metric.value:.2%} of {peak.tflops:g} TFLOPS")
-    return faults, f"mfu_published is at most 100 % of {peak.tflops:g} TFLOPS"
+    """Of the published kind alone: the program does not say its number of parameters."""
+    return training.mfu_possible(evidence, "mfu_published")

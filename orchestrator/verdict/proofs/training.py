@@ -255,18 +255,14 @@ def data(evidence: Evidence) -> Finding:
 
 def wall_clock(evidence: Evidence) -> Finding:
     """Steps lie within their rank's life, that within its launcher's, and that within what the host saw."""
-    faults: list[str] = []
-    host_wall_s = evidence.host.launcher_wall_s
-    if host_wall_s is None:
-        faults.append("the host did not see how long the launcher lived")
-    for node in evidence.nodes:
-        faults += launcher_faults(evidence, node, host_wall_s)
+    faults = launchers_faults(evidence)
     for rank in evidence.ranks:
         faults += step_faults(evidence, rank)
     faults += clocks.seen_early(evidence) + clocks.left_late(evidence)
     longest_s = max(
         (sum(step.duration_s for step in evidence.steps(rank)) for rank in evidence.ranks), default=0.0
     )
+    host_wall_s = evidence.host.launcher_wall_s
     walls_s = [status.wall_s for node in evidence.nodes if (status := evidence.status(node))]
     return faults, (
         f"{longest_s:.6g} s of steps at most in {min(walls_s, default=math.nan):.6g} s of the launcher"
@@ -274,7 +270,16 @@ def wall_clock(evidence: Evidence) -> Finding:
     )
 
 
-def launcher_faults(evidence: Evidence, node: int, host_wall_s: float | None) -> list[str]:
+def launchers_faults(evidence: Evidence) -> list[str]:
+    """Launchers whose life does not add up, or is longer than the host saw."""
+    host_wall_s = evidence.host.launcher_wall_s
+    faults = ["the host did not see how long the launcher lived"] if host_wall_s is None else []
+    for node in evidence.nodes:
+        faults += _launcher_faults(evidence, node, host_wall_s)
+    return faults
+
+
+def _launcher_faults(evidence: Evidence, node: int, host_wall_s: float | None) -> list[str]:
     status = evidence.status(node)
     if status is None:
         return [f"node {node}: {evidence.no_status(node)}"]
@@ -309,17 +314,20 @@ def step_faults(evidence: Evidence, rank: int) -> list[str]:
     return faults
 
 
-def mfu_possible(evidence: Evidence) -> Finding:
+def mfu_possible(evidence: Evidence, *names: str) -> Finding:
+    """`names`: the figures of MFU that the cell has, without any the two of our own trainer."""
+    names = names or ("mfu_published", "mfu_palm")
     peak = evidence.cell.peak
     if peak.tflops is None:
         return [], f"no {peak.dtype} peak is known: {peak.reason or 'no reason was recorded'}"
     summary = summarize(evidence.cell, evidence.logs)
     faults = []
-    for name in ("mfu_published", "mfu_palm"):
+    for name in names:
         metric = summary[name]
         if metric.value is None:
             faults.append(f"{name}: {metric.reason}")
         elif not 0 < metric.value <= 1:
             faults.append(f"{name}: {metric.value:.2%} of {peak.tflops:g} TFLOPS")
     # Not the figure itself: this proof may hold for a cell whose numbers must not be shown.
-    return faults, f"mfu_published and mfu_palm are at most 100 % of {peak.tflops:g} TFLOPS"
+    verb = "is" if len(names) == 1 else "are"
+    return faults, f"{' and '.join(names)} {verb} at most 100 % of {peak.tflops:g} TFLOPS"
