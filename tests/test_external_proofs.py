@@ -11,7 +11,7 @@ import pytest
 from orchestrator.parse.program import read_program, transcribed
 from orchestrator.plan import Cell, ProgramPlan
 from orchestrator.verdict.evidence import Evidence
-from orchestrator.verdict.proofs import external
+from orchestrator.verdict.proofs import examine, external
 from tests.cellmaker import SEEN, make_cell, numbered, read
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ def cell_of_a_program(measured: int = MEASURED) -> Cell:
     return replace(cell, job=replace(cell.job, engine="megatron", program=program))
 
 
-def printed(claims_s: Sequence[float], gaps_s: Sequence[float], *, counts: str = COUNTS) -> Evidence:
+def printed(
+    claims_s: Sequence[float], gaps_s: Sequence[float], *, counts: str = COUNTS, line: str = LINE
+) -> Evidence:
     """A program of one line an iteration: what it says each measured one took, and what that line came after
     the one before; the warm-up's iterations take as long as the first of each.
     """
@@ -43,7 +45,7 @@ def printed(claims_s: Sequence[float], gaps_s: Sequence[float], *, counts: str =
     claims_s, gaps_s = [claims_s[0]] * WARMUP + [*claims_s], [gaps_s[0]] * WARMUP + [*gaps_s]
     text, came, records = "", 1010.0, []
     for n, (claim_s, gap_s) in enumerate(zip(claims_s, gaps_s, strict=True), start=1):
-        text += LINE.format(n, total, n * gbs, 1000 * claim_s, gbs, counts)
+        text += line.format(n, total, n * gbs, 1000 * claim_s, gbs, counts)
         came += gap_s
         records.append({"event": "output", "bytes": len(text), "lines": n, "end_s": came})
     last = cell.world_size - 1
@@ -101,3 +103,17 @@ def test_iterations_that_do_not_count_nan_or_skipped_ones_prove_nothing(said: st
     assert external.losses_finite(printed([1.0] * 4, [1.0] * 4))[0] == []
     faults, _ = external.losses_finite(printed([1.0] * 4, [1.0] * 4, counts=said))
     assert faults == ["6 iterations do not count nan and skipped ones, first 1"]
+
+
+def test_what_one_log_said_is_counted_once() -> None:
+    proofs = {proof.name: proof.detail for proof in examine(printed([1.0] * 4, [1.0] * 4))}
+    assert proofs["steps_reached"] == "steps 1 … 6, each once and in order, by the log of rank 1"
+    assert proofs["window_complete"].startswith("4 measured steps after 2 of warm-up by the log of rank 1, ")
+    assert proofs["losses_finite"] == "6 losses, every one a finite number"
+
+
+def test_a_learning_rate_that_no_line_says_is_none() -> None:
+    evidence = printed([1.0], [1.0])
+    assert [step.learning_rate for step in evidence.steps(1)] == [1e-5] * 3
+    evidence = printed([1.0], [1.0], line=LINE.replace(" learning rate: 1.0E-05 |", ""))
+    assert [step.learning_rate for step in evidence.steps(1)] == [None] * 3

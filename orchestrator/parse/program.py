@@ -130,7 +130,7 @@ def _steps(cell: Cell, observer: RankLog, lines: tuple[StepLine, ...]) -> list[S
                 loss=line.loss,
                 loss_nonfinite=_not_finite(line),
                 grad_norm=line.grad_norm,
-                learning_rate=line.learning_rate or 0.0,
+                learning_rate=line.learning_rate,
             )
         )
     return found
@@ -191,7 +191,7 @@ class IterationReader:
             loss=said.loss,
             loss_nonfinite=_not_finite(said),
             grad_norm=said.grad_norm,
-            learning_rate=said.learning_rate or 0.0,
+            learning_rate=said.learning_rate,
         )
 
 

@@ -85,7 +85,8 @@ class Step(Record, frozen=True, kw_only=True, gc=False):
     `tokens` counts padding. `real_tokens`, `labelled_tokens` and `images` are None where there is no padding;
     `data_wait_s` is how long it stood still for its data, `comm_wait_s` for other ranks, `forward_s` how
     long its forward passes took where nothing of others is in them; None where it does not say. `updated` is
-    False where an overflow skipped the update, None without a loss scale.
+    False where an overflow skipped the update, None without a loss scale. `learning_rate` is None where an
+    external program's line does not say it.
     """
 
     step: int
@@ -96,7 +97,7 @@ class Step(Record, frozen=True, kw_only=True, gc=False):
     loss: float | None
     loss_nonfinite: Literal["nan", "inf", "-inf"] | None
     grad_norm: float | None
-    learning_rate: float
+    learning_rate: float | None
     data_wait_s: float | None = None
     comm_wait_s: float | None = None
     forward_s: float | None = None

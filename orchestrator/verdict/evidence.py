@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.metrics.window import planned_ranks
 from orchestrator.parse.events import RankLog
-from orchestrator.parse.program import ProgramLog
+from orchestrator.parse.program import ProgramLog, reporting_rank
 from orchestrator.parse.records import Saved
 from orchestrator.parse.stacks import Stand
 from orchestrator.parse.status import NodeStatus, StatusProblem
@@ -123,6 +123,19 @@ class Evidence:
     def ranks(self) -> tuple[int, ...]:
         """The planned ranks: a silent one is seen because the plan has it."""
         return planned_ranks(self.cell)
+
+    @property
+    def stepping(self) -> tuple[int, ...]:
+        """The ranks whose steps are their own word: of an external program only one reports any, and every
+        other rank has a copy.
+        """
+        return self.ranks if self.cell.job.program is None else (reporting_rank(self.cell),)
+
+    @property
+    def stepping_text(self) -> str:
+        if self.cell.job.program is None:
+            return f"on {len(self.ranks)} ranks"
+        return f"by the log of rank {reporting_rank(self.cell)}"
 
     @property
     def nodes(self) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ def steps_reached(evidence: Evidence) -> Finding:
     total = evidence.cell.job.steps.total
     due = tuple(range(1, total + 1))
     faults = []
-    for rank in evidence.ranks:
+    for rank in evidence.stepping:
         steps = evidence.steps(rank)
         numbers = tuple(step.step for step in steps)
         if numbers == due:
@@ -45,13 +45,13 @@ def steps_reached(evidence: Evidence) -> Finding:
         wrong = next((n for n, number in enumerate(numbers) if number != n + 1), len(numbers))
         place = f", after step {wrong} comes {numbers[wrong]}" if wrong < len(numbers) else ""
         faults.append(f"rank {rank}: {len(steps)} step records of {total}{place}")
-    return faults, f"steps 1 … {total}, each once and in order, on {len(evidence.ranks)} ranks"
+    return faults, f"steps 1 … {total}, each once and in order, {evidence.stepping_text}"
 
 
 def window_complete(evidence: Evidence) -> Finding:
     plan = evidence.cell.job.steps
     faults = [] if plan.measured_steps > 0 else ["the plan measures no step"]
-    for rank in evidence.ranks:
+    for rank in evidence.stepping:
         steps = evidence.steps(rank)
         measured = [step for step in steps if plan.warmup_steps < step.step <= plan.total]
         if len(measured) != plan.measured_steps:
@@ -68,14 +68,14 @@ def window_complete(evidence: Evidence) -> Finding:
                     f"before step {before.step} ends"
                 )
     return faults, (
-        f"{plan.measured_steps} measured steps after {plan.warmup_steps} of warm-up on "
-        f"{len(evidence.ranks)} ranks, every duration positive, none overlapping"
+        f"{plan.measured_steps} measured steps after {plan.warmup_steps} of warm-up "
+        f"{evidence.stepping_text}, every duration positive, none overlapping"
     )
 
 
 def losses_finite(evidence: Evidence) -> Finding:
     faults = []
-    for rank in evidence.ranks:
+    for rank in evidence.stepping:
         steps = evidence.steps(rank)
         if not steps:
             faults.append(f"rank {rank}: no loss at all")
@@ -83,7 +83,7 @@ def losses_finite(evidence: Evidence) -> Finding:
         if bad:
             kind = bad[0].loss_nonfinite or "null"
             faults.append(f"rank {rank}: {len(bad)} of {len(steps)}, first {kind} at step {bad[0].step}")
-    num_losses = sum(len(evidence.steps(rank)) for rank in evidence.ranks)
+    num_losses = sum(len(evidence.steps(rank)) for rank in evidence.stepping)
     return faults, f"{num_losses} losses, every one a finite number"
 
 
@@ -103,7 +103,8 @@ def job(evidence: Evidence) -> Finding:
             step.step
             for step in evidence.steps(rank)
             # The cosine of two machines may differ in its last bit; a constant rate is exact.
-            if not math.isclose(
+            if step.learning_rate is None
+            or not math.isclose(
                 step.learning_rate,
                 optimizer.learning_rate_at(step.step, total=total),
                 rel_tol=RATE_TOLERANCE if optimizer.schedule else 0.0,
