@@ -161,7 +161,7 @@ class DdpEngine:
         dtype = DTYPES[job.precision.compute_dtype]
         self._scaler = None
         if dtype is torch.float16:
-            self._scaler = LossScaler(device.device, window=job.precision.loss_scale_window or 1000)
+            self._scaler = LossScaler(device.device, window=job.precision.loss_scale_window)
         self._facts: Dict[str, Any] = {}
         self._ddp._set_ddp_runtime_logging_sample_rate(1)  # its clock readings, of every step
         self._device = device
@@ -234,15 +234,15 @@ class DdpEngine:
 
 
 class LossScaler:
-    """Dynamic loss scale on any device: halved after an overflow, doubled after `window` good steps
-    (arXiv:1710.03740).
+    """Dynamic loss scale on any device: halved after an overflow, doubled after `window` good steps, 1000
+    where that is 0 (arXiv:1710.03740).
 
     torch's own GradScaler exists per device type and not for all of them.
     """
 
-    def __init__(self, device: torch.device, *, scale: float = 2.0**16, window: int = 1000) -> None:
+    def __init__(self, device: torch.device, *, scale: float = 2.0**16, window: int = 0) -> None:
         self.scale = scale
-        self._window = window
+        self._window = window or 1000
         self._good = 0
         self._device = device
 

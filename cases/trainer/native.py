@@ -88,8 +88,9 @@ class NativeEngine:
             device=device.device,
             overlap=parallel.overlap,
         )
-        window = job.precision.loss_scale_window or 1000
-        self._scaler = LossScaler(device.device, window=window) if dtype is torch.float16 else None
+        self._scaler = None
+        if dtype is torch.float16:
+            self._scaler = LossScaler(device.device, window=job.precision.loss_scale_window)
         self._facts: Dict[str, Any] = {}
         self._counts = self._count()
         self._said: Any = None

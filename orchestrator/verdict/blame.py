@@ -11,7 +11,7 @@ from orchestrator.parse.visible import ranks_text, visible
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from orchestrator.parse.stacks import Frame, Stand
+    from orchestrator.parse.stacks import Stand
 
 #: The kernel's letters for a process that cannot go on by itself.
 HELD = {
@@ -77,9 +77,9 @@ def doing(stand: Stand) -> str:
     """What a rank does, in a few words."""
     if stand.state in HELD:
         return HELD[stand.state]
-    frame = _own(stand.frames)
-    if frame is None:
+    if not stand.frames:
         return "did not say where it stands"
+    frame = stand.frames[0]
     place = visible(frame.file.rpartition("/")[2], limit=60)
     return f"in {visible(frame.function, limit=60)} ({place}:{frame.line})"
 
@@ -150,7 +150,3 @@ def _in_kernel(stand: Stand) -> str:
         if stand.waits_in
         else f" (state {stand.state})"
     )
-
-
-def _own(frames: tuple[Frame, ...]) -> Frame | None:
-    return frames[0] if frames else None

@@ -44,15 +44,15 @@ def _needed(cell: Cell | None) -> list[str]:
     if cell.job.program is not None:
         return list(_OF_PROGRAMS)
     absent = set()
-    if cell is not None and cell.job.trainable is None:
+    if cell.job.trainable is None:
         absent.add("trained_part")
-    if cell is not None and cell.job.initial is None:
+    if cell.job.initial is None:
         absent.add("initial_weights")
-    if cell is not None and cell.job.save is None:
+    if cell.job.save is None:
         absent.add("projector_saved")
-    if cell is not None and cell.job.parallel is None:
+    if cell.job.parallel is None:
         absent |= {"places", "agreement"}
-    if cell is not None and cell.job.precision.compute_dtype != "fp16":
+    if cell.job.precision.compute_dtype != "fp16":
         absent.add("updated")
     return [name for name in _PROOFS if name not in absent]
 
