@@ -87,3 +87,12 @@ def num_local_parameters(job: Job, rank: int) -> int:
     if any(layers.stop == model.num_layers for layers in held):
         total += d + (0 if model.tie_embeddings else share(model.vocab_size) * d)
     return total
+
+
+def num_optimizer_parameters(job: Job, rank: int) -> int:
+    """Parameters that this rank's optimizer steps: all that it holds, or with a sharded optimizer its part,
+    filled up so that the parts of all data ranks are equal.
+    """
+    _, data, _ = sizes(job)
+    part = -(-num_local_parameters(job, rank) // data)
+    return part if job.parallel is not None and job.parallel.shard_optimizer else part * data

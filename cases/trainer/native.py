@@ -104,21 +104,24 @@ class NativeEngine:
         return {
             "zero_stage": 0,
             "compute_dtype": dtype_name(next(self.model.parameters()).dtype, tf32=self._device.tf32),
-            "micro_batch_size": self._job.batch.micro_batch_size,
-            "gradient_accumulation_steps": self._job.batch.gradient_accumulation_steps,
+            "micro_batch_size": self._pipeline.shape[0],
+            "gradient_accumulation_steps": len({op.micro for op in self._pipeline.order}),
             "loss_scaling": "dynamic" if self._scaler else "none",
             "fused_optimizer": bool(self._optimizer.defaults.get("fused")),
             **module_facts(self.model, self._device),
             "num_parameters": whole,
             "num_embedding_parameters": embedding,
             "num_local_parameters": self._flat.num_parameters,
-            "recompute": self.model[0].recompute,
+            "recompute": recomputed(self.model),
             "flops_per_token": 6 * counted + 12 * model.num_layers * model.hidden_size * length,
             "tensor_parallel_size": self.grid.tensor,
             "pipeline_parallel_size": self.grid.pipeline,
             "tensor_rank": groups.tensor_rank,
             "pipeline_rank": groups.pipeline_rank,
             "data_rank": groups.data_rank,
+            "virtual_pipeline_size": len(self.model),
+            "sequence_parallel": all(chunk.split.sequence_parallel for chunk in self.model),
+            "num_optimizer_parameters": self._flat.master.numel(),
         }
 
     def step(self, batches: Iterable[Batch]) -> StepResult:
@@ -245,6 +248,16 @@ def check(job: jobs.Job) -> None:
         problems.append("tied embeddings cannot be on the first and on the last stage of a pipeline at once")
     if problems:
         raise EngineError("native: " + "; ".join(problems))
+
+
+def recomputed(chunks: Iterable[Any]) -> str:
+    """What the layers that stand compute again in backward."""
+    found = {
+        "full" if chunk.recompute == "full" else "selective" if layer.self_attn.selective else "none"
+        for chunk in chunks
+        for layer in chunk.model.layers.values()
+    }
+    return "+".join(sorted(found))
 
 
 def flat_optimizer(optimizer: jobs.Optimizer, master: nn.Parameter, device: Device) -> torch.optim.Optimizer:

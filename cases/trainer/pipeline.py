@@ -35,6 +35,7 @@ class Pipeline:
         overlap: bool,
     ) -> None:
         self._chunks, self._groups, self._micros = chunks, groups, micros
+        self.shape = shape
         self._rank = groups.pipeline_rank
         self._cut = {"stages": groups.grid.pipeline, "chunks": len(chunks)}
         self.order = schedule.order(self._rank, micros=micros, **self._cut)

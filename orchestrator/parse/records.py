@@ -76,6 +76,9 @@ class Ready(Record, frozen=True, kw_only=True):
     pipeline_rank: int | None = None
     data_rank: int | None = None
     num_local_parameters: int | None = None
+    virtual_pipeline_size: int | None = None
+    sequence_parallel: bool | None = None
+    num_optimizer_parameters: int | None = None
 
 
 class Step(Record, frozen=True, kw_only=True, gc=False):
@@ -402,6 +405,9 @@ def _ready(fields: Fields, common: _Common) -> Ready:
         pipeline_rank=_optional_count(fields, "pipeline_rank"),
         data_rank=_optional_count(fields, "data_rank"),
         num_local_parameters=_optional_count(fields, "num_local_parameters"),
+        virtual_pipeline_size=_optional_count(fields, "virtual_pipeline_size"),
+        sequence_parallel=fields.optional_flag("sequence_parallel"),
+        num_optimizer_parameters=_optional_count(fields, "num_optimizer_parameters"),
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests import test_external
 from tests.false_green import Due, Line
-from tests.test_run import ON_STEP, ROOT, Done, finish, patch_trainer, run, small, start, until_step
+from tests.test_run import ON_STEP, ROOT, Done, finish, newest, patch_trainer, run, small, start, until_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,11 +98,31 @@ def program(fault: str) -> Make:
     """The stand-in for an external program does otherwise, as it says under this word."""
 
     def make(home: Path) -> Done:
-        (home / "cluster" / "rehearsal.yaml").write_text(test_external.CLUSTER, "utf-8")
+        _rehearsal(home)
         done = test_external.rehearsed(home, fault=fault)
         return Done(done.code, done.stdout, done.stderr, done.folder)
 
     return make
+
+
+def _rehearsal(home: Path) -> None:
+    (home / "cluster" / "rehearsal.yaml").write_text(test_external.CLUSTER, "utf-8")
+
+
+def unsharded(home: Path) -> Done:
+    """Two by two ranks share out a model, and every optimizer keeps all of its state."""
+    _rehearsal(home)
+    for file, old, new in (
+        ("llama2_70b/case.yaml", "pipeline_parallel_size: 2\n", "pipeline_parallel_size: 1\n"),
+        ("trainer/native.py", "shard=parallel.shard_optimizer,", "shard=False,"),
+    ):
+        path = home / "cases" / file
+        text = path.read_text("utf-8")
+        assert text.count(old) == 1, old
+        path.write_text(text.replace(old, new), "utf-8")
+    argv = ("run", "llama2_70b:1-fp32", "--cluster", "rehearsal", "--set", "engine=native", "--steps", "4")
+    done = test_external.nx8(home, *argv)
+    return Done(done.returncode, done.stdout, done.stderr, newest(home))
 
 
 def faults() -> Iterator[Fault]:
@@ -245,6 +265,12 @@ def faults() -> Iterator[Fault]:
             "--startup-limit",
             "20",
         ),
+    )
+    yield Fault(
+        group="another training",
+        name="a native engine that shards no optimizer",
+        due=Due(proof="places"),
+        make=unsharded,
     )
     yield from _external()
 

@@ -108,7 +108,17 @@ def test_every_way_trains_as_the_plain_one_does(bench, alone, name):
     model = {key: value for key, value in changes.items() if key.startswith("model__") or key == "layers"}
     if model:
         alone = curves(bench.run(ladder_job(bench, **model)))
-    assert_same(bench.run(ladder_job(bench, *grid, **changes)), alone)
+    job = ladder_job(bench, *grid, **changes)
+    result = bench.run(job)
+    assert_same(result, alone)
+    ready, parallel = result.records(0, "ready")[0], job["parallel"]
+    assert ready["recompute"] == job["recompute"]
+    assert ready["gradient_accumulation_steps"] == job["batch"]["gradient_accumulation_steps"]
+    assert ready["micro_batch_size"] == job["batch"]["micro_batch_size"]
+    assert ready["virtual_pipeline_size"] == parallel["virtual_pipeline_size"]
+    assert ready["sequence_parallel"] is parallel["sequence_parallel"]
+    parts = grid[2] if parallel["shard_optimizer"] else 1
+    assert ready["num_optimizer_parameters"] == pytest.approx(ready["num_local_parameters"] / parts, abs=8)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.grid import num_local_parameters, place, sizes
+from orchestrator.grid import num_local_parameters, num_optimizer_parameters, place, sizes
 from orchestrator.verdict.proofs.stages import differences
 
 if TYPE_CHECKING:
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 def places(evidence: Evidence) -> Finding:
     """The ranks say that they stand exactly on the planned grid, each place taken by the one rank that it is
-    of, and hold as many parameters as that place does.
+    of, hold as many parameters as that place does, and share them out as planned.
     """
     job = evidence.cell.job
+    cut = job.parallel
+    assert cut is not None, "only asked of a model that is shared out"
     tensor, data, pipeline = sizes(job)
     faults = []
     for rank in evidence.ranks:
@@ -28,11 +30,14 @@ def places(evidence: Evidence) -> Finding:
             "pipeline_rank": at.pipeline_rank,
             "data_rank": at.data_rank,
             "num_local_parameters": num_local_parameters(job, rank),
+            "virtual_pipeline_size": cut.virtual_pipeline_size,
+            "sequence_parallel": cut.sequence_parallel,
+            "num_optimizer_parameters": num_optimizer_parameters(job, rank),
         }
         faults += differences(rank, "ready", evidence.ready(rank), due)
     return faults, (
         f"{len(evidence.ranks)} ranks on the planned grid, tensor {tensor} pipeline {pipeline} data {data}; "
-        "each with its share of the parameters"
+        "each with its share of the parameters, and of the optimizer's"
     )
 
 
