@@ -70,7 +70,7 @@ class Groups:
         lines = [grid.pipeline_group(r) for r in every]
         self._up = self._mine(lines)
         self._down = self._mine(lines)
-        self._sum_dtype = summable(dtype, device, self.tensor)
+        self._dtype, self._sum_dtype = dtype, summable(dtype, device, self.tensor)
 
     def _mine(self, groups: List[List[int]]) -> Any:
         """Makes every distinct group of more than one rank; this rank's, or None where it would be alone."""
@@ -92,7 +92,8 @@ class Groups:
         if self.tensor is None:
             return _nothing
         self.trace.note(OUT, what, x)
-        wire = x if x.dtype is self._sum_dtype else x.to(self._sum_dtype)
+        # Only what is in the compute dtype may be changed: the float32 of loss and gradients stays float32.
+        wire = x.to(self._sum_dtype) if x.dtype is self._dtype else x
         work = dist.all_reduce(wire, group=self.tensor, async_op=True)
 
         def end() -> None:

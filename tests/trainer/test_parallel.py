@@ -138,7 +138,8 @@ def test_half_precision_has_float32_master_weights(bench, alone, dtype):
     job = ladder_job(bench, 2, 2, 2, precision=precision, **SHARDED, **SEQUENCE)
     result = bench.run(job)
     losses, _ = curves(result)
-    assert losses == pytest.approx(alone[0], rel=5e-3)
+    # Seen: 3.3e-4 and 2.9e-5, of weights and activations that are rounded.
+    assert losses == pytest.approx(alone[0], rel={"bf16": 1e-3, "fp16": 1e-4}[dtype])
     assert losses != alone[0]
     ready = result.records(0, "ready")[0]
     assert (ready["compute_dtype"], ready["loss_scaling"]) == (dtype, {"fp16": "dynamic"}.get(dtype, "none"))
