@@ -70,7 +70,10 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One row of the comparison. `facts` by the names of REQUIRED, WHERE_SAID, REMARKED; null: not said."""
+    """One row of the comparison. `facts` by the names of REQUIRED, WHERE_SAID, REMARKED; null: not said.
+
+    `recompute` of a run is the setting itself; of a published row yes or no, for tables say no more.
+    """
 
     published: bool
     name: str
@@ -211,7 +214,7 @@ def _of_cell(run_id: str, cell: Mapping[str, Any]) -> Side:
             "GBS": str(batch["global_batch_size"]),
             "precision": str(precision["label"]),
             "compute dtype": str(precision["compute_dtype"]),
-            "recompute": "no" if cell["recompute"] == "none" else "yes",
+            "recompute": str(cell["recompute"]),
             "parallel": str(cell["parallel"]["label"]),
         },
         figures={column: _measured(cell, column) for column in METRICS},
@@ -350,11 +353,22 @@ def _differences(first: Side, side: Side) -> Iterator[Note]:
         else:
             yield from _unlike(name, one, other)
     for name in WHERE_SAID:
-        one, other = first.facts[name], side.facts[name]
+        one, other = _where_said(name, first, side)
         if one is not None and other is not None:
             yield from _unlike(name, one, other)
     if _other_clock(first) != _other_clock(side):
         yield Note(key="compare.clock", values={})
+
+
+def _where_said(name: str, first: Side, side: Side) -> tuple[str | None, str | None]:
+    """What both say, in words that can be held against each other: beside a published row, recomputation of
+    a run is yes or no too.
+    """
+    said = first.facts[name], side.facts[name]
+    if name != "recompute" or not (first.published or side.published):
+        return said
+    one, other = ({"none": "no", "selective": "yes", "full": "yes"}.get(word or "", word) for word in said)
+    return one, other
 
 
 def _unlike(name: str, one: str | None, other: str | None, *, same: bool | None = None) -> Iterator[Note]:
@@ -390,7 +404,7 @@ def _doubt(number: int, column: str, reason: str) -> Note:
 
 def _remarks(first: Side, side: Side, number: int) -> Iterator[Note]:
     for name in (*REMARKED, *WHERE_SAID):
-        one, other = first.facts[name], side.facts[name]
+        one, other = _where_said(name, first, side)
         if name in WHERE_SAID and (one is None) == (other is None):
             continue
         if one != other:

@@ -481,11 +481,22 @@ def fix_hp(base: Work, case: Work, *, data_parallel_size: int) -> str:
                 accumulation,
                 f"(GBS={sequences}={tokens} tokens)",
             ),
-            ("recompute", base.recompute != "none", case.recompute != "none", ""),
         )
         if old != new
     ]
+    if base.recompute != case.recompute:
+        words.append(f"recompute={_recomputed(base, case)}")
     return " ".join(words) or "/"
+
+
+def _recomputed(base: Work, case: Work) -> str:
+    """The published tables' True is the whole layer in DeepSpeed's rows and attention alone in FlagScale's,
+    where the default is nothing; any other change is said as it is set.
+    """
+    if case.recompute == "none":
+        return "False"
+    published = "selective" if case.engine in ENGINES_3D else "full"
+    return "True" if (base.recompute, case.recompute) == ("none", published) else case.recompute
 
 
 def _tokens(count: int) -> str:
