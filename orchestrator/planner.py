@@ -220,7 +220,7 @@ class _Maker:
         has_image = cluster.transport != "local"
         problems: list[Problem] = [
             *parallelcheck.uncuttable(self.named, work, cluster, has_image=has_image),
-            *plancheck.refused(self.named, work, vendor, precision, on_cpu=proxy),
+            *plancheck.refused(self.named, work, vendor, precision, on_cpu=proxy, has_image=has_image),
             *plancheck.data_problems(self.named, work, source),
         ]
         if work.evaluation is not None:

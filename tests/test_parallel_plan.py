@@ -178,6 +178,19 @@ def test_what_lies_in_an_image_cannot_run_where_there_is_none() -> None:
         planned(site, asked(pipeline_parallel_size=1))
 
 
+def test_a_vendor_whose_image_has_no_program_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"E350.*no image of NVIDIA has pretrain_llama\.py"):
+        planned(selection(row(ROWS[1]), vendor=nvidia(programs={})))
+    native = Options(changes=DeviceConfig(schema=1, engine="native", why={"engine": "said"}))
+    assert planned(selection(row(ROWS[1]), vendor=nvidia(programs={})), native).cells[0].job.program is None
+
+
+def test_a_program_that_lies_elsewhere_in_the_image_is_refused() -> None:
+    source = dataclasses.replace(nvidia().programs["megatron"], directory="/opt/elsewhere")
+    with pytest.raises(ConfigError, match=r"E350.*started in /workspace/FlagScale.* in /opt/elsewhere"):
+        planned(selection(row(ROWS[1]), vendor=nvidia(programs={"megatron": source})))
+
+
 # Memory ------------------------------------------------------------------------------------------
 
 
