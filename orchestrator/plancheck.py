@@ -97,6 +97,14 @@ def data_problems(name: str, case: Work, source: Manifest | Samples) -> list[Pro
                 help="prepare the data with the tokenizer that the case names",
             )
         )
+    if isinstance(source, Manifest) and source.index is None and case.engine == "megatron":
+        problems.append(
+            Problem(
+                code="E352",
+                message=f"{name}: engine megatron reads .bin and .idx, but {source.name} has no index",
+                help=f"prepare it again: nx8 data prepare TEXT --format megatron --name {source.name}",
+            )
+        )
     if not isinstance(source, Manifest):
         problems += _set_problems(name, case, source)
         if source.manifest.model_max_length != case.batch.sequence_length:

@@ -86,7 +86,7 @@ def manifest(name: str = "llama_00_text_document", *, tokenizer: str = "sentence
     )
 
 
-def planned(chosen: Selection, options: Options | None = None) -> Plan:
+def planned(chosen: Selection, options: Options | None = None, *, made: Manifest | None = None) -> Plan:
     proxy = manifest("python-library-document", tokenizer="bytes")
     contexts = {
         engine: context(
@@ -111,7 +111,7 @@ def planned(chosen: Selection, options: Options | None = None) -> Plan:
             run_dir=Path("/runs/r"),
             master_port=20000,
         ),
-        sources=Sources(data={"llama_00_text_document": manifest(), proxy.name: proxy}),
+        sources=Sources(data={"llama_00_text_document": made or manifest(), proxy.name: proxy}),
         options=options or Options(),
         contexts=contexts,
     )

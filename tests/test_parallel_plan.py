@@ -191,6 +191,16 @@ def test_a_program_that_lies_elsewhere_in_the_image_is_refused() -> None:
         planned(selection(row(ROWS[1]), vendor=nvidia(programs={"megatron": source})))
 
 
+def test_data_without_an_index_is_refused_for_the_program_and_read_by_our_own_engine() -> None:
+    plain = dataclasses.replace(manifest(), index=None)
+    with pytest.raises(ConfigError, match=r"(?s)E352.*llama_00_text_document has no index.*--format megatron"):
+        planned(selection(row(ROWS[1])), made=plain)
+    native = Options(changes=DeviceConfig(schema=1, engine="native", why={"engine": "said"}))
+    (cell,) = planned(selection(row(ROWS[1])), native, made=plain).cells
+    assert cell.job.data.file.endswith("/llama_00_text_document.tokens")
+    assert cell.job.data.index is None
+
+
 # Memory ------------------------------------------------------------------------------------------
 
 
