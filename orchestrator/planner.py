@@ -667,8 +667,8 @@ def _config_hash(job: Job) -> str:
     content["data"].get("samples", {}).pop("images", None)
     content.get("questions", {}).pop("file", None)
     content["data"].get("index", {}).pop("file", None)
-    if "program" in content:
-        content["program"]["argv"] = megatron.without_paths(content["program"]["argv"])
+    if job.program is not None:
+        content["program"]["argv"] = megatron.without_paths(job.program)
         del content["program"]["directory"]
     if "initial" in content:
         content["initial"] = {

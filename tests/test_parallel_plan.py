@@ -99,6 +99,24 @@ def test_the_same_work_on_another_cluster_has_the_same_hash() -> None:
     )
 
 
+def test_another_script_has_another_hash_and_another_place_of_it_the_same() -> None:
+    program = case().program
+    assert program is not None
+    named = dataclasses.replace(program, script="pretrain_other.py")
+    moved = dataclasses.replace(program, directory="/opt/FlagScale")
+    source = dataclasses.replace(nvidia().programs["megatron"], directory="/opt/FlagScale")
+    one, other, there = (
+        planned(selection(row(ROWS[1], program=it), vendor=vendor)).cells[0].config_hash
+        for it, vendor in (
+            (program, nvidia()),
+            (named, nvidia()),
+            (moved, nvidia(programs={"megatron": source})),
+        )
+    )
+    assert one != other
+    assert one == there
+
+
 def test_the_proxy_is_cut_alike_at_eight_ranks_and_trained_by_our_own_engine() -> None:
     for nodes, per_node in ((1, 8), (2, 4)):
         site = selection(row(ROWS[0]), nodes=nodes, devices_per_node=per_node, rehearsal=True)
@@ -193,7 +211,7 @@ def test_a_program_that_lies_elsewhere_in_the_image_is_refused() -> None:
 
 def test_data_without_an_index_is_refused_for_the_program_and_read_by_our_own_engine() -> None:
     plain = dataclasses.replace(manifest(), index=None)
-    with pytest.raises(ConfigError, match=r"(?s)E352.*llama_00_text_document has no index.*--format megatron"):
+    with pytest.raises(ConfigError, match=r"(?s)E352.*text_document has no index.*--format megatron"):
         planned(selection(row(ROWS[1])), made=plain)
     native = Options(changes=DeviceConfig(schema=1, engine="native", why={"engine": "said"}))
     (cell,) = planned(selection(row(ROWS[1])), native, made=plain).cells
