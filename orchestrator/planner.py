@@ -153,30 +153,21 @@ def needs_of(selection: Selection, options: Options) -> dict[str, frozenset[Need
         engine = engine_of(chosen, selection, options)
         for base in works_of(chosen.case, selection):
             attention = _changes(selection, base, chosen, options).get("attention", base.attention)
-            # What is drawn for a proxy is read without a library.
-            asked = base.evaluation is not None and base.evaluation.builtin is None
+            sets = (base.data if base.data.num_samples else None, base.evaluation)
             needs: dict[Need, bool] = {
                 "flash_attn_2": attention == "flash_attn_2",
-                "images": base.data.images is not None or asked,
+                # What is drawn for a proxy is read without a library.
+                "images": any(one is not None and one.builtin is None for one in sets),
             }
             found[engine] = found.get(engine, frozenset()) | {name for name, is_so in needs.items() if is_so}
     return found
 
 
-def needs_of_plan(planned: Plan, *, proxy: bool) -> dict[str, frozenset[Need]]:
-    """The same, of a plan that was made."""
-    found: dict[str, frozenset[Need]] = {}
-    for job in (cell.job for cell in planned.cells):
-        samples = job.data.samples
-        files = (samples is not None and samples.images is not None) or job.questions is not None
-        needs: dict[Need, bool] = {
-            "flash_attn_2": job.attention == "flash_attn_2",
-            "images": files and not proxy,
-        }
-        found[job.engine] = found.get(job.engine, frozenset()) | {
-            name for name, is_so in needs.items() if is_so
-        }
-    return found
+def needs_of_plan(planned: Plan) -> dict[str, frozenset[str]]:
+    """The same, as the images of a plan were made."""
+    return {
+        cell.job.engine: frozenset(cell.image.needs or ()) for cell in planned.cells if cell.image is not None
+    }
 
 
 def works_of(case: Case, selection: Selection) -> tuple[Work, ...]:
