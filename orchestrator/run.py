@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from orchestrator import __version__, ceilings, facts, failpoints, history
+from orchestrator import __version__, ceilings, facts, failpoints
 from orchestrator.attempts import attempted
 from orchestrator.derive import derive, render
 from orchestrator.errors import ConfigError, Nx8Error, PreflightError, Problem, Stopped
@@ -222,7 +222,9 @@ def run(
 
 def told_of(folder: RunFolder, workspace: Workspace, view: View) -> None:
     """Takes a run that has ended into the history and writes its page; neither can make it fail."""
-    from orchestrator.page import write_page  # nothing before here needs it
+    # Nothing before here needs them.
+    from orchestrator import history
+    from orchestrator.page import write_page
 
     if line := history.remember(workspace.results):
         view.phase("history", line)
