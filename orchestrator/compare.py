@@ -20,8 +20,9 @@ from orchestrator.published import findings_of, lint
 from orchestrator.published.markup import plain
 from orchestrator.published.storing import Shelf, known_devices
 from orchestrator.published.words import flops_multiplier, folded, nominal_parameters
+from orchestrator.report.columns import MEASURED, NO_NUMBER, NOT_APPLICABLE
 from orchestrator.report.escape import markdown
-from orchestrator.report.numbers import gib, per_cent, significant
+from orchestrator.report.numbers import GIB, gib, per_cent, significant
 from orchestrator.results import RunFolder, read_result
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 SCHEMA = "nx8.compare/1"
 PUBLISHED = "published:"
-MEASURED = "MEASURED"
-NO_NUMBER = "–"
-NOT_APPLICABLE = "/"
 SPEED, MFU = "tokens_per_second_per_device", "mfu"
 #: Column → the metric of result.json that fills it.
 METRICS = {
@@ -50,7 +48,6 @@ REQUIRED = ("case", "scale", "LBS", "MPE", "GAS", "GBS", "precision")
 WHERE_SAID = ("compute dtype", "recompute")
 #: May differ between like and like, and is said.
 REMARKED = ("parallel",)
-GIB = 1024**3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
