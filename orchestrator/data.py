@@ -385,7 +385,6 @@ def prepare_builtin(data: Data) -> Prepared:
         builtin_documents(data.builtin),
         name=data.name,
         encoder=Bytes(),
-        # Labels are the next token: the last sequence needs one more than it holds.
         max_tokens=data.num_tokens,
         form=data.format,
     )

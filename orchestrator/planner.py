@@ -527,8 +527,7 @@ def _memory(work: Work, batch: BatchPlan, precision: PrecisionPlan, device: Devi
     )
 
 
-#: (engine, label of the table) → (compute dtype, mechanism). In DeepSpeed "amp" is float16 with its loss
-#: scaler, as the published S4000 rows were taken; DDP's is torch's autocast to bfloat16.
+#: Compute dtype and mechanism.
 Computing = tuple[Literal["fp32", "tf32", "bf16", "fp16"], Literal["none", "engine", "autocast"]]
 IN_3D: dict[str, Computing] = {
     "fp32": ("fp32", "none"),
@@ -537,6 +536,8 @@ IN_3D: dict[str, Computing] = {
     "fp16": ("fp16", "engine"),
     "amp": ("bf16", "engine"),
 }
+#: By engine and label of the table. In DeepSpeed "amp" is float16 with its loss scaler, as the published
+#: S4000 rows were taken; DDP's is torch's autocast to bfloat16.
 PRECISIONS: dict[tuple[str, str], Computing] = {
     ("deepspeed", "fp32"): ("fp32", "none"),
     ("deepspeed", "tf32"): ("tf32", "none"),
