@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import ConfigError, PreflightError, Problem
 from orchestrator.journal import Journal, Past, read
 from orchestrator.load import read_stored
+from orchestrator.options import needs_of_plan
 from orchestrator.plan import Plan
-from orchestrator.planner import needs_of_plan
 from orchestrator.run import (
     Going,
     Phases,

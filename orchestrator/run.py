@@ -20,10 +20,11 @@ from orchestrator.errors import ConfigError, Nx8Error, PreflightError, Problem, 
 from orchestrator.follow import follow
 from orchestrator.journal import Journal, Past
 from orchestrator.launch import launched
+from orchestrator.options import Options, needs_of
 from orchestrator.parse.strict import Fields
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Options, Sources, needs_of, plan
+from orchestrator.planner import Sources, plan
 from orchestrator.report.markdown import report_text
 from orchestrator.results import RunFolder, read_result, serialise, write_atomic
 from orchestrator.selection import Selection, select

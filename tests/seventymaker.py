@@ -10,9 +10,10 @@ from orchestrator.cases import Case, DeviceConfig
 from orchestrator.cluster import Cluster, Node, Site
 from orchestrator.data import Index, Manifest
 from orchestrator.load import load
+from orchestrator.options import Options
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan
-from orchestrator.planner import Options, Sources, plan
+from orchestrator.planner import Sources, plan
 from orchestrator.render import context
 from orchestrator.selection import Chosen, Selection
 from orchestrator.vendors import Vendor

@@ -28,14 +28,16 @@ from orchestrator.errors import ConfigError
 from orchestrator.load import load, read_stored
 from orchestrator.mmmu import read_key
 from orchestrator.multimodal.lists import AnswerKey, Samples, answer_key, samples
+from orchestrator.options import Options, needs_of_plan, works_of
 from orchestrator.placing import Place
 from orchestrator.plan import Cell, Identity, Plan, to_json
-from orchestrator.planner import Options, Sources, model_plan, needs_of_plan, plan, works_of
+from orchestrator.planner import Sources, plan
 from orchestrator.report.markdown import report_text
 from orchestrator.results import RunFolder, write_atomic
 from orchestrator.resume import unchanged
 from orchestrator.run import contexts_for, contexts_of, only
 from orchestrator.selection import Chosen, Selection
+from orchestrator.sizes import model_plan
 from orchestrator.sources import kept, prepared
 from orchestrator.vendors import Vendor
 from orchestrator.verdict.order import Lists, due, epoch_order, permutation, read_list

@@ -14,9 +14,10 @@ from orchestrator.cases import DeviceConfig, Parallel
 from orchestrator.errors import ConfigError
 from orchestrator.footprint import in_flight
 from orchestrator.load import read_stored
+from orchestrator.options import Options
 from orchestrator.plan import ParallelPlan, Plan, to_json
-from orchestrator.planner import Options, parameters
 from orchestrator.selection import select
+from orchestrator.sizes import parameters
 from orchestrator.vendors import Device
 from orchestrator.workspace import Workspace
 from tests.seventymaker import ROOT, ROWS, case, manifest, nvidia, planned, row, selection

@@ -14,11 +14,13 @@ from orchestrator.cluster import Cluster, Node
 from orchestrator.data import Manifest
 from orchestrator.errors import ConfigError
 from orchestrator.load import load
+from orchestrator.options import Options, needs_of
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Options, Sources, fix_hp, needs_of, parameters, plan
+from orchestrator.planner import Sources, plan
 from orchestrator.published.words import recompute_of
 from orchestrator.selection import Chosen, Selection
+from orchestrator.sizes import fix_hp, parameters
 from orchestrator.vendors import Device, Package, Peak, Refusal, TorchStack, Vendor
 
 ROOT = Path(__file__).parents[1]

@@ -95,7 +95,7 @@ def plan_options(verb: F) -> F:
 
 def request_of(**given: Any) -> Request:
     """The options as one value. Raises ConfigError (E116) listing every `--set` that cannot be read."""
-    from orchestrator.planner import Options
+    from orchestrator.options import Options
     from orchestrator.run import Request
 
     return Request(
