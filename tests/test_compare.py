@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.compare import compared, document, sides_of
+from orchestrator.compare import document
+from orchestrator.compare.likeness import compared
+from orchestrator.compare.sides import sides_of
 from orchestrator.derive import derive, render
 from orchestrator.errors import ConfigError
 from orchestrator.parse.visible import visible

@@ -14,7 +14,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import history
-from orchestrator.compare import compared, notes_of, sides_of
+from orchestrator.compare.likeness import compared
+from orchestrator.compare.sides import sides_of
+from orchestrator.compare.table import notes_of
 from orchestrator.doctor import look
 from orchestrator.errors import (
     BusyError,
