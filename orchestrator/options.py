@@ -7,7 +7,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cases import BATCH_KEYS, DeviceConfig, Parallel, Work, works
+from orchestrator.cases import BATCH_KEYS, Parallel, Work, works
+from orchestrator.configs import DeviceConfig
 from orchestrator.errors import ConfigError, Problem
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cases import Case, DeviceConfig
+from orchestrator.cases import Case
 from orchestrator.cluster import Cluster, Node, Site
+from orchestrator.configs import DeviceConfig
 from orchestrator.data import Index, Manifest
 from orchestrator.load import load
 from orchestrator.options import Options

@@ -20,9 +20,10 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator import multimodal, weights
-from orchestrator.cases import Case, DeviceConfig
+from orchestrator.cases import Case
 from orchestrator.cli.main import group
 from orchestrator.cluster import Cluster, Node
+from orchestrator.configs import DeviceConfig
 from orchestrator.derive import derive, render
 from orchestrator.errors import ConfigError
 from orchestrator.load import load, read_stored

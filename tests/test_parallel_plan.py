@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.cases import DeviceConfig, Parallel
+from orchestrator.cases import Parallel
+from orchestrator.configs import DeviceConfig
 from orchestrator.errors import ConfigError
 from orchestrator.footprint import in_flight
 from orchestrator.load import read_stored

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cases import DeviceConfig
 from orchestrator.cluster import Cluster
+from orchestrator.configs import DeviceConfig
 from orchestrator.errors import ConfigError
 from orchestrator.load import load, load_text
 from orchestrator.options import Options, works_of

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cases import Case, DeviceConfig, works
+from orchestrator.cases import Case, works
 from orchestrator.cluster import Cluster, Node
+from orchestrator.configs import DeviceConfig
 from orchestrator.data import Manifest
 from orchestrator.errors import ConfigError
 from orchestrator.load import load
