@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 from orchestrator.plan import Job, ProgramPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from orchestrator.cases import Program, Work
 
 #: The program's own defaults (Megatron-LM, megatron/arguments.py): said only where a case differs.
@@ -64,9 +62,13 @@ def train_samples(job: Job, *, num_tokens: int | None) -> int:
     return whole if whole // gbs == total else total * gbs
 
 
-def without_paths(argv: Sequence[str]) -> list[str]:
-    """`argv` without what lies elsewhere on another cluster: equal words, same work."""
-    return [word for at, word in enumerate(argv[1:]) if argv[at] not in PATHS]
+def without_paths(program: ProgramPlan) -> list[str]:
+    """Its argv without what lies elsewhere on another cluster, the script by its name in the program's
+    folder: equal words, same work.
+    """
+    script, *words = program.argv
+    kept = [word for before, word in zip(program.argv, words, strict=False) if before not in PATHS]
+    return [script.removeprefix(f"{program.directory}/"), *kept]
 
 
 def _training(work: Work, job: Job) -> tuple[str, ...]:

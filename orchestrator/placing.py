@@ -132,6 +132,7 @@ def image_plan(context: Context | None, origin: ImageSource) -> ImagePlan | None
         context_sha256=context.sha256,
         build_args=context.build_args,
         origin=origin,
+        needs=context.needs or None,
     )
 
 

@@ -354,7 +354,7 @@ class Launch:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePlan:
     """What every node runs: built from exactly this Dockerfile and context, tagged by the context's hash, and
-    brought to the nodes as `origin` says.
+    brought to the nodes as `origin` says. `needs`: what the works of its engine ask of it beside the engine.
     """
 
     tag: str
@@ -363,6 +363,7 @@ class ImagePlan:
     context_sha256: str
     build_args: dict[str, str]
     origin: ImageSource = field(default_factory=ImageSource)
+    needs: tuple[str, ...] | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

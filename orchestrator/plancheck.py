@@ -10,16 +10,16 @@ from orchestrator.data import Manifest
 from orchestrator.errors import Problem
 
 if TYPE_CHECKING:
-    from orchestrator.cases import Work
+    from orchestrator.cases import Program, Work
     from orchestrator.multimodal.lists import Samples
     from orchestrator.plan import BatchPlan, PrecisionPlan
     from orchestrator.vendors import Vendor
 
 
 def refused(
-    name: str, case: Work, vendor: Vendor, precision: PrecisionPlan, *, on_cpu: bool
+    name: str, case: Work, vendor: Vendor, precision: PrecisionPlan, *, on_cpu: bool, has_image: bool
 ) -> list[Problem]:
-    """What the vendor's torch, or a CPU that computes in its place, cannot do."""
+    """What the vendor's torch and image, or a CPU that computes in its place, cannot do."""
     problems = []
     refusal = vendor.refusal(engine=case.engine, compute_dtype=precision.compute_dtype)
     if refusal is not None:
@@ -49,7 +49,34 @@ def refused(
                 help="leave it away; the proxy takes torch's own (sdpa)",
             )
         )
+    if has_image and case.engine == "megatron" and case.program is not None:
+        problems += _program_problems(name, case.program, vendor)
     return problems
+
+
+def _program_problems(name: str, program: Program, vendor: Vendor) -> list[Problem]:
+    """Whether an image of the vendor has the external program where the case starts it."""
+    source = vendor.programs.get("megatron")
+    if source is None:
+        return [
+            Problem(
+                code="E350",
+                message=f"{name}: no image of {vendor.display_name} has {program.script}: its vendor.yaml "
+                "names no source of engine megatron",
+                help="add it under programs (docs/external.md), or --set engine=native",
+            )
+        ]
+    if source.directory != program.directory:
+        return [
+            Problem(
+                code="E350",
+                message=f"{name}: {program.script} is started in {program.directory}, the image of "
+                f"{vendor.display_name} has its program in {source.directory}",
+                help="give program.directory of the case and programs.megatron.directory of the vendor.yaml "
+                "one value",
+            )
+        ]
+    return []
 
 
 def _has_flash_attention(case: Work, vendor: Vendor) -> bool:
@@ -68,6 +95,14 @@ def data_problems(name: str, case: Work, source: Manifest | Samples) -> list[Pro
                 message=f"{name}: its data {manifest.name} has tokens up to {manifest.vocab_size}, "
                 f"the model knows {case.model.vocab_size}",
                 help="prepare the data with the tokenizer that the case names",
+            )
+        )
+    if isinstance(source, Manifest) and source.index is None and case.engine == "megatron":
+        problems.append(
+            Problem(
+                code="E352",
+                message=f"{name}: engine megatron reads .bin and .idx, but {source.name} has no index",
+                help=f"prepare it again: nx8 data prepare TEXT --format megatron --name {source.name}",
             )
         )
     if not isinstance(source, Manifest):

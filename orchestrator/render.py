@@ -61,6 +61,7 @@ class Context:
     sha256: str
     tar: bytes = field(repr=False)
     build_args: dict[str, str]
+    needs: tuple[str, ...] = ()
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -210,6 +211,7 @@ def context(
         sha256=sha256,
         tar=packed,
         build_args=build_args(site),
+        needs=tuple(sorted(needs)),
     )
 
 

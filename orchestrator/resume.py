@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.errors import ConfigError, PreflightError, Problem
 from orchestrator.journal import Journal, Past, read
 from orchestrator.load import read_stored
+from orchestrator.options import needs_of_plan
 from orchestrator.plan import Plan
-from orchestrator.planner import is_proxy, needs_of_plan
 from orchestrator.run import (
     Going,
     Phases,
@@ -74,8 +74,7 @@ def resume(workspace: Workspace, folder: RunFolder, *, view: View, signals: Sign
             fresh = past.images is None
             if fresh:
                 prepared(selection, data_dir(workspace, selection), write=True)
-            needs = needs_of_plan(planned, proxy=is_proxy(selection))
-            contexts = contexts_for(workspace, selection, needs) if fresh else {}
+            contexts = contexts_for(workspace, selection, needs_of_plan(planned)) if fresh else {}
             unchanged(planned, {engine: one.sha256 for engine, one in contexts.items()})
             about["images"] = runner.prepare(
                 planned, folder, contexts, data_dir(workspace, selection), journal=journal, past=past

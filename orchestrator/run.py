@@ -13,17 +13,18 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from orchestrator import __version__, ceilings, facts, failpoints, history
+from orchestrator import __version__, ceilings, facts, failpoints
 from orchestrator.attempts import attempted
 from orchestrator.derive import derive, render
 from orchestrator.errors import ConfigError, Nx8Error, PreflightError, Problem, Stopped
 from orchestrator.follow import follow
 from orchestrator.journal import Journal, Past
 from orchestrator.launch import launched
+from orchestrator.options import Options, needs_of
 from orchestrator.parse.strict import Fields
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Options, Sources, needs_of, plan
+from orchestrator.planner import Sources, plan
 from orchestrator.report.markdown import report_text
 from orchestrator.results import RunFolder, read_result, serialise, write_atomic
 from orchestrator.selection import Selection, select
@@ -222,7 +223,9 @@ def run(
 
 def told_of(folder: RunFolder, workspace: Workspace, view: View) -> None:
     """Takes a run that has ended into the history and writes its page; neither can make it fail."""
-    from orchestrator.page import write_page  # nothing before here needs it
+    # Nothing before here needs them.
+    from orchestrator import history
+    from orchestrator.page import write_page
 
     if line := history.remember(workspace.results):
         view.phase("history", line)

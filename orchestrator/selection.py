@@ -7,8 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from orchestrator.cases import Case, DeviceConfig
+from orchestrator.cases import Case
 from orchestrator.cluster import Cluster
+from orchestrator.configs import DeviceConfig
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.load import load
 from orchestrator.vendors import Vendor

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from orchestrator import data, multimodal, weights
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.multimodal.lists import AnswerKey, Samples, answer_key, samples
-from orchestrator.planner import Sources, works_of
+from orchestrator.options import works_of
+from orchestrator.planner import Sources
 
 if TYPE_CHECKING:
     from orchestrator.cases import Data, Evaluation

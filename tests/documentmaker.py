@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cases import Case, DeviceConfig
+from orchestrator.cases import Case
+from orchestrator.configs import DeviceConfig
 from orchestrator.derive import derive, render
 from orchestrator.document import Document, Text
 from orchestrator.load import load

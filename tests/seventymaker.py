@@ -6,13 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cases import Case, DeviceConfig
+from orchestrator.cases import Case
 from orchestrator.cluster import Cluster, Node, Site
+from orchestrator.configs import DeviceConfig
 from orchestrator.data import Index, Manifest
 from orchestrator.load import load
+from orchestrator.options import Options
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan
-from orchestrator.planner import Options, Sources, plan
+from orchestrator.planner import Sources, plan
 from orchestrator.render import context
 from orchestrator.selection import Chosen, Selection
 from orchestrator.vendors import Vendor
@@ -86,7 +88,7 @@ def manifest(name: str = "llama_00_text_document", *, tokenizer: str = "sentence
     )
 
 
-def planned(chosen: Selection, options: Options | None = None) -> Plan:
+def planned(chosen: Selection, options: Options | None = None, *, made: Manifest | None = None) -> Plan:
     proxy = manifest("python-library-document", tokenizer="bytes")
     contexts = {
         engine: context(
@@ -111,7 +113,7 @@ def planned(chosen: Selection, options: Options | None = None) -> Plan:
             run_dir=Path("/runs/r"),
             master_port=20000,
         ),
-        sources=Sources(data={"llama_00_text_document": manifest(), proxy.name: proxy}),
+        sources=Sources(data={"llama_00_text_document": made or manifest(), proxy.name: proxy}),
         options=options or Options(),
         contexts=contexts,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.compare import compared, document, sides_of
+from orchestrator.compare import document
+from orchestrator.compare.likeness import compared
+from orchestrator.compare.sides import sides_of
 from orchestrator.derive import derive, render
 from orchestrator.errors import ConfigError
 from orchestrator.parse.visible import visible
@@ -115,6 +118,30 @@ def test_two_runs_differ_by_recomputation_and_a_published_row_that_is_silent_onl
     text = document([f"{A800}/1", full], workspace, "md", "en")
     assert "row 2, recompute: yes, row 1: not said" in text
     assert "not ranked" not in text
+
+
+@pytest.mark.parametrize("pair", [("selective", "full"), ("none", "selective")])
+def test_runs_that_recompute_different_parts_are_not_ranked(
+    workspace: Workspace, pair: tuple[str, str]
+) -> None:
+    names = [stored_run(workspace, as_published(), name=name, recompute=name) for name in pair]
+    _, row = rows(workspace, *names)
+    assert row["differences"] == [f"recompute: {pair[1]}, row 1 has {pair[0]}"]
+    assert set(row["ratios"].values()) == {None}
+    _, same = rows(workspace, names[1], stored_run(workspace, as_published(), name="b", recompute=pair[1]))
+    assert same["like_first"]
+
+
+def test_a_published_row_that_recomputes_is_like_a_run_that_recomputes_any_part(workspace: Workspace) -> None:
+    (published,) = sides_of([f"{A800}/1", f"{A800}/2"], workspace)[:1]
+    published = dataclasses.replace(published, facts=published.facts | {"recompute": "yes"})
+    kinds = ("selective", "full", "none")
+    runs = sides_of(
+        [stored_run(workspace, as_published(), name=name, recompute=name) for name in kinds], workspace
+    )
+    _, selective, full, none = compared([published, *runs])
+    assert (selective.differences, full.differences) == ((), ())
+    assert [note.text("en") for note in none.differences] == ["recompute: no, row 1 has yes"]
 
 
 def test_a_cell_that_is_not_measured_takes_part_without_numbers_and_says_why(workspace: Workspace) -> None:

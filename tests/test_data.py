@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator import data
+from orchestrator import data, tokenizers
 from orchestrator.cases import Data
 from orchestrator.errors import ConfigError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def made(source: Path, **options: object) -> data.Prepared:
-    return data.prepare(data.documents(source, field="text"), name="t", encoder=data.Bytes(), **options)
+    return data.prepare(data.documents(source, field="text"), name="t", encoder=tokenizers.Bytes(), **options)
 
 
 def test_bytes_of_a_folder_come_in_sorted_order_whatever_order_they_were_written_in(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_sentencepiece_model_encodes_with_its_own_bos(tmp_path: Path) -> None:
         minloglevel=2,
         hard_vocab_limit=False,
     )
-    encoder = data.tokenizer(str(tmp_path / "m.model"))
+    encoder = tokenizers.tokenizer(str(tmp_path / "m.model"))
     (tmp_path / "a.txt").write_text("the lazy fox")
     prepared = data.prepare(data.documents(tmp_path / "a.txt", field="text"), name="t", encoder=encoder)
     assert prepared.manifest.tokenizer == "sentencepiece"
@@ -128,7 +128,7 @@ def test_a_hugging_face_tokenizer_file_is_read(tmp_path: Path) -> None:
     made_up.pre_tokenizer = Whitespace()
     made_up.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "a.txt").write_text("fox dog cat")
-    encoder = data.tokenizer(str(tmp_path / "tokenizer.json"))
+    encoder = tokenizers.tokenizer(str(tmp_path / "tokenizer.json"))
     prepared = data.prepare(data.documents(tmp_path / "a.txt", field="text"), name="t", encoder=encoder)
     assert prepared.manifest.vocab_size == 301
     assert list(array.array(data.DTYPES[prepared.manifest.dtype], prepared.content)) == [1, 300, 0]
@@ -137,7 +137,7 @@ def test_a_hugging_face_tokenizer_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nothing.model", "weights.bin", "gpt2"])
 def test_a_tokenizer_that_is_not_one_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="E711"):
-        data.tokenizer(name)
+        tokenizers.tokenizer(name)
 
 
 @pytest.mark.parametrize("suffix", [".model", ".json"])
@@ -145,7 +145,7 @@ def test_a_broken_tokenizer_file_is_refused(tmp_path: Path, suffix: str) -> None
     path = tmp_path / f"broken{suffix}"
     path.write_bytes(b"\x00not a tokenizer")
     with pytest.raises(ConfigError, match="E711"):
-        data.tokenizer(str(path))
+        tokenizers.tokenizer(str(path))
 
 
 def test_the_manifest_is_strict_json_without_paths_of_the_machine(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import jsonschema
 import pytest
 
 from orchestrator import schemas
-from orchestrator.cases import DeviceConfig
+from orchestrator.configs import DeviceConfig
 from orchestrator.derive import derive, render
 from orchestrator.document import Document, DocumentChange, Text
 from orchestrator.errors import ConfigError

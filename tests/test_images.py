@@ -28,7 +28,8 @@ from orchestrator.images.registry import Credentials, credentials
 from orchestrator.images.room import Room
 from orchestrator.images.spool import Filled, Filling
 from orchestrator.load import load_text
-from orchestrator.remote.errors import LinkLost, Refused
+from orchestrator.remote.errors import LinkLost, Refused, RemoteError
+from orchestrator.remote.patience import LINK_CODES
 from orchestrator.remote.remote import Completed, Remote
 from orchestrator.render import Context
 from tests.loopback import WHY_NOT, cluster, sshd
@@ -415,7 +416,7 @@ def test_every_node_that_could_not_be_served_is_named() -> None:
 
 
 def test_a_lost_link_goes_on_after_the_bytes_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.images.links.FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("orchestrator.remote.patience.FIRST_PAUSE_S", 0.0)
     raw = new_archive(LAYERS)
     node = FakeNode("node2", breaks=[0, 700, 0, 100_000, 1])
     wanted = Parcel(ranges=((0, 1000), (1500, len(raw))))
@@ -434,6 +435,17 @@ def test_a_link_that_does_not_come_back_is_waited_for_no_longer_than_its_limit()
         node.append("/x", [b"x"], offset=0, sync=False, timeout_s=1)
     with pytest.raises(LinkLost):
         patience.bear(LinkLost.of("E209", "cut", node="node2", phase="command", help=""))
+
+
+@pytest.mark.parametrize("code", sorted(LINK_CODES))
+def test_every_code_of_a_lost_link_is_borne_while_there_is_hope(
+    code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.remote.patience.FIRST_PAUSE_S", 0.0)
+    error = RemoteError.of(code, "cut", node="node2", phase="command", help="")
+    Patience().bear(error)
+    with pytest.raises(RemoteError):
+        Patience(limit_s=-1.0).bear(error)
 
 
 def test_what_is_refused_is_not_tried_again() -> None:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.cases import Case, DeviceConfig
+from orchestrator.cases import Case
 from orchestrator.cluster import Cluster
+from orchestrator.configs import DeviceConfig
 from orchestrator.errors import ConfigError
 from orchestrator.load import load, load_text
+from orchestrator.options import Options, works_of
 from orchestrator.placing import Place
 from orchestrator.plan import Identity
-from orchestrator.planner import Options, Sources, plan, works_of
+from orchestrator.planner import Sources, plan
 from orchestrator.render import context
 from orchestrator.selection import Chosen, Selection
 from orchestrator.vendors import Vendor

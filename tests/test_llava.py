@@ -20,28 +20,37 @@ import pytest
 from click.testing import CliRunner
 
 from orchestrator import multimodal, weights
-from orchestrator.cases import Case, DeviceConfig
+from orchestrator.cases import Case
 from orchestrator.cli.main import group
 from orchestrator.cluster import Cluster, Node
+from orchestrator.configs import DeviceConfig
 from orchestrator.derive import derive, render
 from orchestrator.errors import ConfigError
 from orchestrator.load import load, read_stored
 from orchestrator.mmmu import read_key
 from orchestrator.multimodal.lists import AnswerKey, Samples, answer_key, samples
+from orchestrator.options import Options, needs_of_plan, works_of
 from orchestrator.placing import Place
 from orchestrator.plan import Cell, Identity, Plan, to_json
-from orchestrator.planner import Options, Sources, model_plan, plan, works_of
+from orchestrator.planner import Sources, plan
 from orchestrator.report.markdown import report_text
 from orchestrator.results import RunFolder, write_atomic
+from orchestrator.resume import unchanged
+from orchestrator.run import contexts_for, contexts_of, only
 from orchestrator.selection import Chosen, Selection
+from orchestrator.sizes import model_plan
 from orchestrator.sources import kept, prepared
 from orchestrator.vendors import Vendor
 from orchestrator.verdict.order import Lists, due, epoch_order, permutation, read_list
+from orchestrator.workspace import Workspace
 from tests.cellmaker import NONCE, SEEN, Made, host_document, make_records, make_status, numbered
 from tests.llavamaker import QUESTIONS, finetune_items, layout, pretrain_items, questions_as_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from orchestrator.data import Manifest
+    from orchestrator.render import Context
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "data" / "golden"
@@ -112,7 +121,11 @@ def sources(shapes: Path) -> Sources:
 
 
 def planned(
-    selection: Selection, sources: Sources, options: Options | None = None, run_dir: str = "/runs/r"
+    selection: Selection,
+    sources: Sources,
+    options: Options | None = None,
+    run_dir: str = "/runs/r",
+    contexts: Mapping[str, Context] | None = None,
 ) -> Plan:
     return plan(
         selection,
@@ -130,6 +143,7 @@ def planned(
         ),
         sources=sources,
         options=options or Options(),
+        contexts=contexts,
     )
 
 
@@ -192,6 +206,35 @@ def test_real_parameters_are_those_of_the_published_checkpoints() -> None:
     # CLIP ViT-L/14-336 has 303,507,456; its last layer and the norm behind it are not built.
     assert vision.num_parameters == 303_507_456 - 12_596_224 - 2 * 1024
     assert vision.num_patches == 576
+
+
+@pytest.mark.parametrize("in_set", [False, True])
+@pytest.mark.parametrize("stages", [(), ("pretrain",)])
+def test_a_plan_goes_on_with_the_images_that_it_was_made_with(
+    sources: Sources, stages: tuple[str, ...], in_set: bool, tmp_path: Path
+) -> None:
+    """Whether the sets bring their images along, whichever stages are left, and with a folder for images or
+    without one.
+    """
+    case = case_of("llava1.5_7b")
+    bare = replace(case.stages[0], data=replace(case.stages[0].data, images=None), evaluation=None)
+    chosen = selected("llava1.5_7b", "nvidia", "A800", case=replace(case, stages=(bare, *case.stages[1:])))
+    cluster = replace(chosen.cluster, transport="ssh", data_dir="/data", work_dir="/var/nx8")
+    chosen = replace(chosen, cluster=cluster)
+    sets = {
+        name: replace(one, manifest=replace(one.manifest, images_in_set=in_set))
+        for name, one in sources.data.items()
+        if isinstance(one, Samples)
+    }
+    workspace = Workspace(home=ROOT)
+    contexts = contexts_of(workspace, chosen, Options())
+    made = only(planned(chosen, replace(sources, data=sets), contexts=contexts), stages)
+    (tmp_path / "plan.json").write_text(to_json(made), "utf-8")
+    stored = read_stored(tmp_path / "plan.json", Plan)
+    again = contexts_for(workspace, chosen, needs_of_plan(stored))
+    assert set(again) == {"deepspeed"}
+    assert "PIL" in again["deepspeed"].dockerfile
+    unchanged(stored, {engine: one.sha256 for engine, one in again.items()})
 
 
 LLAMA_DEVICES = {

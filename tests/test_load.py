@@ -20,8 +20,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator import schemas
-from orchestrator.cases import Case, DeviceConfig
+from orchestrator.cases import Case
 from orchestrator.cluster import Cluster
+from orchestrator.configs import DeviceConfig
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.load import load, nodes, read_stored
 from orchestrator.load.nodes import MAX_DEPTH, MAX_VALUES, compose, plain

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from orchestrator import data, megatronindex
+from orchestrator import data, megatronindex, tokenizers
 from orchestrator.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def made(tmp_path: Path, *texts: str, **how: object) -> Path:
     prepared = data.prepare(
         data.documents(source, field="text"),
         name="d",
-        encoder=data.Bytes(),
+        encoder=tokenizers.Bytes(),
         form="megatron",
         **how,  # type: ignore[arg-type]
     )

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator import data, multimodal
+from orchestrator import data, multimodal, tokenizers
 from orchestrator.cli.main import group
 from orchestrator.errors import CellError, ConfigError, Nx8Error
 from orchestrator.multimodal import DESCRIPTIONS, conversations, preparedset, questions
@@ -39,7 +39,7 @@ from tests.llavamaker import (
     talk,
 )
 
-BYTES = data.Bytes()
+BYTES = tokenizers.Bytes()
 
 
 def problems(error: pytest.ExceptionInfo[ConfigError]) -> list[tuple[str, str]]:
@@ -62,7 +62,7 @@ def sample(folder: Path, number: int) -> tuple[list[int], list[int]]:
 
 
 @pytest.fixture(scope="module")
-def pieces(tmp_path_factory: pytest.TempPathFactory) -> data.Tokenizer:
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> tokenizers.Tokenizer:
     """A sentencepiece model made as Llama's is: BPE, a space put first, spaces kept, bytes for the rest."""
     import sentencepiece
 
@@ -80,7 +80,7 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> data.Tokenizer:
         minloglevel=2,
         hard_vocab_limit=False,
     )
-    return data.tokenizer(str(folder / "m.model"))
+    return tokenizers.tokenizer(str(folder / "m.model"))
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
@@ -219,7 +219,7 @@ def test_a_long_file_is_never_held_whole(tmp_path: Path) -> None:
     assert peak < 16_000_000
 
 
-def as_llava_masks(text: str, tokenizer: data.Tokenizer) -> tuple[list[int], list[bool]]:
+def as_llava_masks(text: str, tokenizer: tokenizers.Tokenizer) -> tuple[list[int], list[bool]]:
     """LLaVA's own way for template v1: tokens of the whole text, then rounds counted from its pieces."""
 
     def whole(piece: str) -> list[int]:
@@ -244,7 +244,7 @@ def as_llava_masks(text: str, tokenizer: data.Tokenizer) -> tuple[list[int], lis
     return tokens, learned
 
 
-def test_v1_is_token_for_token_and_mask_for_mask_what_llava_makes(pieces: data.Tokenizer) -> None:
+def test_v1_is_token_for_token_and_mask_for_mask_what_llava_makes(pieces: tokenizers.Tokenizer) -> None:
     turns = (
         ("human", "What is this?\n<image>"),
         ("gpt", "It is very odd."),
@@ -266,7 +266,7 @@ def test_v1_is_token_for_token_and_mask_for_mask_what_llava_makes(pieces: data.T
     assert pieces.decode(spoken).split() == ["It", "is", "very", "odd.", "No", "idea."]
 
 
-def test_plain_is_image_caption_and_line_feed_and_learns_the_caption(pieces: data.Tokenizer) -> None:
+def test_plain_is_image_caption_and_line_feed_and_learns_the_caption(pieces: tokenizers.Tokenizer) -> None:
     turns = (("human", "Describe it.\n<image>"), ("gpt", "It is very odd."))
     made = encode(Conversation(number=0, image="a", turns=turns), template="plain", tokenizer=pieces)
     caption = pieces.plain("It is very odd.\n")
@@ -289,7 +289,7 @@ def test_a_question_without_an_answer_teaches_nothing() -> None:
 
 
 def test_v1_wants_a_tokenizer_with_an_end_of_text() -> None:
-    class NoEnd(data.Bytes):
+    class NoEnd(tokenizers.Bytes):
         eos = None
 
     with pytest.raises(conversations.MisfitError, match="</s>"):

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from orchestrator.cases import DeviceConfig, Parallel
+from orchestrator.cases import Parallel
+from orchestrator.configs import DeviceConfig
 from orchestrator.errors import ConfigError
 from orchestrator.footprint import in_flight
 from orchestrator.load import read_stored
+from orchestrator.options import Options
 from orchestrator.plan import ParallelPlan, Plan, to_json
-from orchestrator.planner import Options, parameters
 from orchestrator.selection import select
+from orchestrator.sizes import parameters
 from orchestrator.vendors import Device
 from orchestrator.workspace import Workspace
 from tests.seventymaker import ROOT, ROWS, case, manifest, nvidia, planned, row, selection
@@ -99,6 +101,24 @@ def test_the_same_work_on_another_cluster_has_the_same_hash() -> None:
     )
 
 
+def test_another_script_has_another_hash_and_another_place_of_it_the_same() -> None:
+    program = case().program
+    assert program is not None
+    named = dataclasses.replace(program, script="pretrain_other.py")
+    moved = dataclasses.replace(program, directory="/opt/FlagScale")
+    source = dataclasses.replace(nvidia().programs["megatron"], directory="/opt/FlagScale")
+    one, other, there = (
+        planned(selection(row(ROWS[1], program=it), vendor=vendor)).cells[0].config_hash
+        for it, vendor in (
+            (program, nvidia()),
+            (named, nvidia()),
+            (moved, nvidia(programs={"megatron": source})),
+        )
+    )
+    assert one != other
+    assert one == there
+
+
 def test_the_proxy_is_cut_alike_at_eight_ranks_and_trained_by_our_own_engine() -> None:
     for nodes, per_node in ((1, 8), (2, 4)):
         site = selection(row(ROWS[0]), nodes=nodes, devices_per_node=per_node, rehearsal=True)
@@ -176,6 +196,29 @@ def test_what_lies_in_an_image_cannot_run_where_there_is_none() -> None:
     site = selection(row(ROWS[1]), nodes=1, transport="local", data_dir="results/data", work_dir=None)
     with pytest.raises(ConfigError, match=r"E350.*pretrain_llama\.py lies in the image"):
         planned(site, asked(pipeline_parallel_size=1))
+
+
+def test_a_vendor_whose_image_has_no_program_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"E350.*no image of NVIDIA has pretrain_llama\.py"):
+        planned(selection(row(ROWS[1]), vendor=nvidia(programs={})))
+    native = Options(changes=DeviceConfig(schema=1, engine="native", why={"engine": "said"}))
+    assert planned(selection(row(ROWS[1]), vendor=nvidia(programs={})), native).cells[0].job.program is None
+
+
+def test_a_program_that_lies_elsewhere_in_the_image_is_refused() -> None:
+    source = dataclasses.replace(nvidia().programs["megatron"], directory="/opt/elsewhere")
+    with pytest.raises(ConfigError, match=r"E350.*started in /workspace/FlagScale.* in /opt/elsewhere"):
+        planned(selection(row(ROWS[1]), vendor=nvidia(programs={"megatron": source})))
+
+
+def test_data_without_an_index_is_refused_for_the_program_and_read_by_our_own_engine() -> None:
+    plain = dataclasses.replace(manifest(), index=None)
+    with pytest.raises(ConfigError, match=r"(?s)E352.*text_document has no index.*--format megatron"):
+        planned(selection(row(ROWS[1])), made=plain)
+    native = Options(changes=DeviceConfig(schema=1, engine="native", why={"engine": "said"}))
+    (cell,) = planned(selection(row(ROWS[1])), native, made=plain).cells
+    assert cell.job.data.file.endswith("/llama_00_text_document.tokens")
+    assert cell.job.data.index is None
 
 
 # Memory ------------------------------------------------------------------------------------------

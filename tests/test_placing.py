@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cases import DeviceConfig
 from orchestrator.cluster import Cluster
+from orchestrator.configs import DeviceConfig
 from orchestrator.errors import ConfigError
 from orchestrator.load import load, load_text
+from orchestrator.options import Options, works_of
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Launch
-from orchestrator.planner import Options, Sources, plan, works_of
+from orchestrator.planner import Sources, plan
 from orchestrator.render import context
 from orchestrator.run import master_address
 from orchestrator.selection import Chosen, Selection

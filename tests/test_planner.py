@@ -5,18 +5,23 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orchestrator.cases import Case, DeviceConfig
+from orchestrator.cases import Case, works
 from orchestrator.cluster import Cluster, Node
+from orchestrator.configs import DeviceConfig
 from orchestrator.data import Manifest
 from orchestrator.errors import ConfigError
 from orchestrator.load import load
+from orchestrator.options import Options, needs_of
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Options, Sources, needs_of, needs_of_plan, parameters, plan
+from orchestrator.planner import Sources, plan
+from orchestrator.published.words import recompute_of
 from orchestrator.selection import Chosen, Selection
+from orchestrator.sizes import fix_hp, parameters
 from orchestrator.vendors import Device, Package, Peak, Refusal, TorchStack, Vendor
 
 ROOT = Path(__file__).parents[1]
@@ -152,6 +157,29 @@ def test_a_cpu_takes_the_proxy_and_keeps_its_sizes_whatever_the_config_says() ->
     assert cell.peak.reason
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "engine", "words"),
+    [
+        ("none", "full", "deepspeed", "recompute=True"),
+        ("none", "selective", "megatron", "recompute=True"),
+        ("none", "selective", "native", "recompute=True"),
+        ("none", "full", "native", "recompute=full"),
+        ("selective", "full", "native", "recompute=full"),
+        ("full", "selective", "native", "recompute=selective"),
+        ("full", "none", "deepspeed", "recompute=False"),
+        ("full", "full", "native", "/"),
+    ],
+)
+def test_each_kind_of_recomputation_has_words_of_its_own(
+    before: Any, after: Any, engine: Any, words: str
+) -> None:
+    (work,) = works(llama(), proxy=False)
+    base = dataclasses.replace(work, engine=engine, recompute=before)
+    work = dataclasses.replace(base, recompute=after)
+    assert fix_hp(base, work, data_parallel_size=8) == words
+    assert recompute_of(words) == (None if words == "/" else after != "none")
+
+
 def test_the_command_line_wins_over_the_device_config() -> None:
     config = DeviceConfig(schema=1, micro_batch_size=2, why={"micro_batch_size": "more fits"})
     said = Options(
@@ -190,7 +218,6 @@ def test_flash_attention_is_refused_where_no_image_is_known_to_have_it() -> None
     (cell,) = planned(selection(accelerator(packages=(having,))), said).cells
     assert cell.job.attention == "flash_attn_2"
     wish = selection(accelerator(packages=(having,)))
-    assert needs_of(wish, said) == needs_of_plan(planned(wish, said), proxy=False)
     assert needs_of(wish, said) == {"deepspeed": {"flash_attn_2"}}
     assert needs_of(wish, Options()) == {"deepspeed": frozenset()}
 

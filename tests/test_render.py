@@ -159,6 +159,15 @@ def test_the_image_of_an_external_program_has_it_at_its_pinned_commit(name):
 
 
 @pytest.mark.parametrize("name", VENDORS)
+def test_programs_of_any_vendor_are_in_its_image(name):
+    programs = vendor_of("nvidia").programs
+    vendor = dataclasses.replace(vendor_of(name), programs=programs)
+    text = rendered(name, "megatron", vendor=vendor)
+    assert text.count(programs["megatron"].commit) == 2
+    assert "COPY nx8/stand_in/ " in rendered(name, "megatron", vendor=vendor, rehearsal=True)
+
+
+@pytest.mark.parametrize("name", VENDORS)
 def test_a_site_changes_where_things_come_from_and_nothing_else(name):
     text = rendered(name, site=SITE)
     compared(text, GOLDEN / f"{name}-deepspeed-site.Dockerfile")

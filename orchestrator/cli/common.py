@@ -95,7 +95,7 @@ def plan_options(verb: F) -> F:
 
 def request_of(**given: Any) -> Request:
     """The options as one value. Raises ConfigError (E116) listing every `--set` that cannot be read."""
-    from orchestrator.planner import Options
+    from orchestrator.options import Options
     from orchestrator.run import Request
 
     return Request(
@@ -114,7 +114,7 @@ def request_of(**given: Any) -> Request:
 
 def changes_of(settings: tuple[str, ...]) -> Any:
     """`KEY=VALUE …` → DeviceConfig, by the same reader as the files and with the same messages."""
-    from orchestrator.cases import DeviceConfig
+    from orchestrator.configs import DeviceConfig
     from orchestrator.errors import ConfigError, Problem
     from orchestrator.load import load_text
 

@@ -147,12 +147,12 @@ def _named_tokenizer(given: str | None, wanted: str) -> str:
 def _token_file(
     text: Path, *, name: str, tokenizer: str, form: str, max_tokens: int | None, field: str, to: Path
 ) -> None:
-    from orchestrator import data
+    from orchestrator import data, tokenizers
 
     made = data.prepare(
         data.documents(text, field=field),
         name=name,
-        encoder=data.tokenizer(tokenizer),
+        encoder=tokenizers.tokenizer(tokenizer),
         max_tokens=max_tokens,
         form="megatron" if form == "megatron" else "tokens",
     )
@@ -167,10 +167,10 @@ def _token_file(
 
 
 def _set(stage: str | None, source: Path, *, name: str, tokenizer: str | None, to: Path) -> None:
-    from orchestrator import data, multimodal
+    from orchestrator import multimodal, tokenizers
 
     wanted = "vicuna's tokenizer.model (LLaVA-Pretrain/checkpoints/vicuna-7b-v1.5 in the published layout)"
-    encoder = data.tokenizer(_named_tokenizer(tokenizer, wanted))
+    encoder = tokenizers.tokenizer(_named_tokenizer(tokenizer, wanted))
     if stage is None:
         made = multimodal.prepare_questions(source, multimodal.MMMU, name=name, tokenizer=encoder, folder=to)
         published = multimodal.MMMU.published_questions

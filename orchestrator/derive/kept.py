@@ -8,22 +8,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.data import Bytes, tokenizer
 from orchestrator.derive.rawfiles import read_bytes
 from orchestrator.errors import ConfigError
 from orchestrator.metrics.summary import Computed, Metric, NoValueError, measured
 from orchestrator.mmmu import Answer, Answers, Score, read_key, score
 from orchestrator.parse.visible import short_digest, visible
+from orchestrator.tokenizers import Bytes, tokenizer
 from orchestrator.verdict.order import Lists, read_list
 from orchestrator.verdict.proofs import Proof
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from orchestrator.data import Tokenizer
     from orchestrator.parse.events import RankLog
     from orchestrator.plan import Cell
     from orchestrator.results import RunFolder
+    from orchestrator.tokenizers import Tokenizer
     from orchestrator.verdict import HostSeen
 
 #: Ten million samples.

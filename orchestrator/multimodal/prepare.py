@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from orchestrator.data import Tokenizer
     from orchestrator.errors import Problem
     from orchestrator.multimodal.description import Description
+    from orchestrator.tokenizers import Tokenizer
 
 #: Between two words about how far it is.
 SAMPLES_A_WORD = 50_000

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from orchestrator.data import Tokenizer
     from orchestrator.multimodal.template import Encoded
+    from orchestrator.tokenizers import Tokenizer
 
 MANIFEST = "manifest.json"
 TOKENS, LEARNED, OFFSETS, IMAGE, WORDS = "tokens.i32", "learned.u8", "offsets.i64", "image.i32", "words.i32"

@@ -10,12 +10,12 @@ import json
 import random
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.data import Bytes
 from orchestrator.multimodal.conversations import read
 from orchestrator.multimodal.description import Description, ImageForm, Questions
 from orchestrator.multimodal.prepare import write_set
 from orchestrator.multimodal.preparedset import IMAGE_FOLDER, SetManifest, new_folder
 from orchestrator.multimodal.questions import Question, key_file, write_questions
+from orchestrator.tokenizers import Bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from orchestrator.data import Tokenizer
     from orchestrator.multimodal.description import Questions
     from orchestrator.multimodal.preparedset import StoredFile
+    from orchestrator.tokenizers import Tokenizer
 
 QUESTIONS = "questions.jsonl"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")

@@ -14,8 +14,8 @@ from orchestrator.multimodal.conversations import PLACEHOLDER, Conversation, Mis
 from orchestrator.multimodal.description import IMAGE_TOKEN
 
 if TYPE_CHECKING:
-    from orchestrator.data import Tokenizer
     from orchestrator.multimodal.description import Template
+    from orchestrator.tokenizers import Tokenizer
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "

@@ -14,7 +14,9 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import history
-from orchestrator.compare import compared, notes_of, sides_of
+from orchestrator.compare.likeness import compared
+from orchestrator.compare.sides import sides_of
+from orchestrator.compare.table import notes_of
 from orchestrator.doctor import look
 from orchestrator.errors import (
     BusyError,
@@ -32,7 +34,7 @@ from orchestrator.nightly.document import Night, Ran, now_utc, said
 from orchestrator.nightly.guard import alone
 from orchestrator.nightly.notice import after, notify, read_state, textfile, write_state
 from orchestrator.nightly.staffing import Item, Staffed, items, staffed
-from orchestrator.planner import Options
+from orchestrator.options import Options
 from orchestrator.results import read_result
 from orchestrator.results.storage import link_atomic, make_folder
 from orchestrator.run import Request, run

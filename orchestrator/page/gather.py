@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.compare import Compared, Side, compared, same_case, sides_of_published, sides_of_run
+from orchestrator.compare.likeness import Compared, compared
+from orchestrator.compare.sides import Side, same_case, sides_of_published, sides_of_run
 from orchestrator.derive.rawfiles import read_logs, read_monitors, read_programs, read_statuses
 from orchestrator.errors import ConfigError, Nx8Error
 from orchestrator.history.files import WRONG_SHAPE, read_accepted

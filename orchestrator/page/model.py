@@ -8,7 +8,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.compare import cells_of, notes_of
+from orchestrator.compare.table import cells_of, notes_of
 from orchestrator.messages import proof_text, reason_text, translated
 from orchestrator.page.banner import Banner, banner_of, config_span
 from orchestrator.page.curves import thinned
@@ -26,7 +26,7 @@ from orchestrator.report.separated import csv_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from orchestrator.compare import Compared
+    from orchestrator.compare.likeness import Compared
     from orchestrator.messages import Language
     from orchestrator.page.curves import Chart, Curves, Device, HeatMap, Line
     from orchestrator.page.gather import Gathered

@@ -96,7 +96,8 @@ _TOUCHES = {
     "tf32": ("precision",),
     "amp": ("precision",),
 }
-_RECOMPUTE = re.compile(r"recompute[ ]?=[ ]?(true|false)", re.IGNORECASE)
+#: The last two stand in documents of ours.
+_RECOMPUTE = re.compile(r"recompute[ ]?=[ ]?(true|false|full|selective)", re.IGNORECASE)
 _DEFAULT = re.compile(
     r"(?:默认为|默认值为|defaults? (?:to|is))[ ]?([0-9]{1,9})|([0-9]{1,9}) unless said otherwise",
     re.IGNORECASE,
@@ -336,7 +337,7 @@ def _setting(key: str) -> str | None:
 
 def recompute_of(text: str) -> bool | None:
     found = _RECOMPUTE.search(folded(plain(text)))
-    return None if found is None else found[1].lower() == "true"
+    return None if found is None else found[1].lower() != "false"
 
 
 def defaults_of(text: str) -> dict[tuple[str, str | None], int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-import threading
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 from orchestrator.remote.errors import LinkLost, RemoteError
@@ -62,11 +62,11 @@ def patiently(work: Callable[[], T], *, hopeful: Callable[[], bool]) -> T:
     """What `work` returns, tried again after every broken link while `hopeful` says so. Raises what the last
     try raised.
     """
-    wait, pause = threading.Event(), pauses()
+    pause = pauses()
     while True:
         try:
             return work()
         except RemoteError as error:
             if not is_lost(error) or not hopeful():
                 raise
-            wait.wait(pause())
+            time.sleep(pause())

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cases import Case, DeviceConfig
+from orchestrator.cases import Case
 from orchestrator.cluster import Cluster
+from orchestrator.configs import DeviceConfig
 from orchestrator.load import json_schema
 from orchestrator.schemas.outputs import Doctor, Report, Result
 from orchestrator.suites import Suite

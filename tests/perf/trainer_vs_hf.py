@@ -24,9 +24,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from orchestrator.options import Options
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, to_json
-from orchestrator.planner import Options, plan
+from orchestrator.planner import plan
 from orchestrator.run import prepared
 from orchestrator.selection import select
 from orchestrator.workspace import Workspace

@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from orchestrator import data, multimodal
+from orchestrator import multimodal, tokenizers
 from orchestrator.multimodal import DESCRIPTIONS, PROXIES
 from tests.llavamaker import finetune_items, layout, png, pretrain_items
 
@@ -56,7 +56,7 @@ def real(tmp_path_factory):
     for stage, items in (("pretrain", pretrain_items(12)), ("finetune", finetune_items(12))):
         layout(root, stage, items)
         multimodal.prepare(
-            root, DESCRIPTIONS[stage], name=stage, tokenizer=data.Bytes(), folder=root / "sets"
+            root, DESCRIPTIONS[stage], name=stage, tokenizer=tokenizers.Bytes(), folder=root / "sets"
         )
     return root
 
@@ -234,7 +234,7 @@ def test_an_image_that_pillow_cannot_open_is_named(samples, tmp_path):
     root = layout(tmp_path, "pretrain", pretrain_items(2))
     (root / "LLaVA-Pretrain/images/00001/000000001.png").write_bytes(png(20, 20, seed=1)[:60])
     multimodal.prepare(
-        root, DESCRIPTIONS["pretrain"], name="s", tokenizer=data.Bytes(), folder=tmp_path / "sets"
+        root, DESCRIPTIONS["pretrain"], name="s", tokenizer=tokenizers.Bytes(), folder=tmp_path / "sets"
     )
     one = samples.PreparedSet(str(tmp_path / "sets" / "s"), images=str(root / "LLaVA-Pretrain/images"))
     with pytest.raises(samples.SampleError, match=r"sample 1: image .*000000001\.png: "):
