@@ -40,7 +40,7 @@ from tests.pagemaker import Night, write_log, write_night
 from tests.xss import PAYLOADS, poisoned, texts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[1]
 WORKSPACE = Workspace(home=ROOT)
@@ -258,6 +258,69 @@ def points(*values: float | None) -> list[Point]:
 def test_a_trend_is_judged_by_the_runs_before(values: Any, kind: str, first_bad: str | None) -> None:
     trend = judged("c", points(*values))
     assert (trend.kind, trend.first_bad) == (kind, first_bad)
+
+
+@pytest.mark.parametrize(
+    ("values", "last_good"),
+    [
+        ((100.0,), None),
+        ((100.0, 101.0), "r0"),
+        ((100.0,) * 8 + (60.0, 100.0), "r7"),
+        ((100.0,) * 8 + (60.0, 100.0, 100.0), "r9"),
+        ((100.0,) * 8 + (60.0, 60.0, 60.0), "r7"),
+        ((100.0,) * 8 + (110.0, 110.0), "r7"),
+        ((100.0,) * 8 + (None, 100.0), "r7"),
+        ((100.0,) * 8 + (60.0, None), "r7"),
+        ((100.0,) * 8 + (100.0, None), "r8"),
+    ],
+)
+def test_the_last_good_run_is_the_newest_that_the_gate_found_in_band(
+    values: Any, last_good: str | None
+) -> None:
+    assert judged("c", points(*values)).last_good == last_good
+
+
+def changed(folder: RunFolder, change: Callable[[dict[str, Any]], None]) -> None:
+    """Another result in `folder`: `change` gets the document."""
+    document = dict(read_result(folder))
+    change(document)
+    folder.result.write_text(json.dumps(document))
+
+
+def test_a_degraded_run_and_one_of_other_steps_are_no_last_good_one(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    runs = tmp_path / "runs"
+    changed(
+        run_of(runs, GOOD),
+        lambda one: one["cells"][0].update(
+            degraded=[{"what": "node", "node": "n", "rank": None, "factor": 2}]
+        ),
+    )
+    changed(run_of(runs, GOOD - 1), lambda one: one["cells"][0]["steps"].update(measured_steps=200))
+    folder = run_of(runs, FIRST_BAD)
+    view = view_of(gathered(folder, None, earlier_results(runs, folder.run_id)))
+    assert view.last is not None
+    assert view.last.run_id == Night(number=GOOD - 2).run_id
+    assert len(view.last.rows) == 1
+    assert view.cells[0].trend is not None
+    assert len(view.cells[0].trend.points) == FIRST_BAD - 1
+
+
+def test_each_cell_is_compared_with_its_own_last_good_run(runs: Path, tmp_path: Path) -> None:
+    """One cell falls at FIRST_BAD, the other never does."""
+    shutil.copytree(runs, tmp_path / "runs")
+    runs = tmp_path / "runs"
+    steady = read_result(run_of(runs, GOOD))["cells"][0] | {"cell_id": "steady", "fix_hp": "LBS=2"}
+    for number in range(1, SECOND_BAD + 1):
+        changed(run_of(runs, number), lambda one: one["cells"].append(steady))
+    folder = run_of(runs, SECOND_BAD)
+    view = view_of(gathered(folder, None, earlier_results(runs, folder.run_id)))
+    assert view.last is not None
+    assert view.last.run_id == Night(number=GOOD).run_id
+    (fallen, _), (other, _) = view.last.rows
+    assert Night(number=FIRST_BAD).run_id not in fallen.en
+    assert other.en.endswith(f" · {Night(number=FIRST_BAD).run_id}")
+    assert [cell.cards[0].look for cell in view.cells] == ["bad", "same"]
 
 
 def test_an_accepted_night_begins_a_new_baseline_and_a_degraded_one_enters_none(

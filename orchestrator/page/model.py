@@ -246,7 +246,7 @@ def _cell(
         cell_id=cell_id,
         verdict=str(cell["verdict"]),
         proven=cell["verdict"] == MEASURED,
-        cards=tuple(_cards(cell, gathered)),
+        cards=tuple(_cards(cell, _same(gathered.good[n], cell, gathered.result))),
         charts=tuple(_chart(f"c{n}", chart) for chart in charts),
         thinned=_thinned(curves, most),
         missing=_missing(curves, cell),
@@ -261,9 +261,8 @@ def _cell(
     )
 
 
-def _cards(cell: Mapping[str, Any], gathered: Gathered) -> Iterator[Card]:
+def _cards(cell: Mapping[str, Any], before: Mapping[str, Any] | None) -> Iterator[Card]:
     """The four figures, each in the words of the table, beside the last good run's."""
-    before = _same(gathered.last_good, cell, gathered.result)
     units = {
         "tokens_per_second_per_device": ("card.speed", word("card.per_device")),
         "mfu": ("card.mfu", plain("")),
@@ -296,11 +295,12 @@ def _cards(cell: Mapping[str, Any], gathered: Gathered) -> Iterator[Card]:
 def _same(
     other: Mapping[str, Any] | None, cell: Mapping[str, Any], result: Mapping[str, Any]
 ) -> Mapping[str, Any] | None:
+    """The cell of `other` that `cell` is compared with."""
     if other is None:
         return None
     wanted = identity(cell, str(result["run"]["cluster"]))
     same = (one for one in other["cells"] if identity(one, str(other["run"]["cluster"])) == wanted)
-    return next((one for one in same if one["verdict"] == MEASURED), None)
+    return next((one for one in same if one["verdict"] == MEASURED and not one.get("degraded")), None)
 
 
 def _value(cell: Mapping[str, Any] | None, metric: str) -> float | None:
@@ -455,14 +455,17 @@ def _last(gathered: Gathered) -> Last | None:
     other = gathered.last_good
     if other is None:
         return None
+    run_id = str(other["run"]["run_id"])
     rows = []
-    for cell in gathered.result["cells"]:
-        before = _same(other, cell, gathered.result)
-        if before is not None and cell["verdict"] == MEASURED:
-            rows.append((config_span(cell), tuple(_change_rows(before, cell))))
-    return Last(
-        run_id=str(other["run"]["run_id"]), rows=tuple(rows), differences=differences(other, gathered.result)
-    )
+    for good, cell in zip(gathered.good, gathered.result["cells"], strict=True):
+        before = _same(good, cell, gathered.result)
+        if good is None or before is None or cell["verdict"] != MEASURED:
+            continue
+        config, own = config_span(cell), str(good["run"]["run_id"])
+        if own != run_id:  # this cell was outside its band there
+            config = Span(*(f"{text} · {own}" for text in config))
+        rows.append((config, tuple(_change_rows(before, cell))))
+    return Last(run_id=run_id, rows=tuple(rows), differences=differences(other, gathered.result))
 
 
 def _change_rows(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[ChangeRow]:

@@ -23,6 +23,7 @@ from orchestrator.results import RunFolder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from orchestrator.page.trend import Identity
     from orchestrator.workspace import Workspace
 
 #: How many runs an index lists unless said otherwise.
@@ -88,7 +89,7 @@ def index_view(history: History, *, listed: int = LISTED, link: Callable[[str], 
 
 def _series(results: Sequence[Mapping[str, Any]], link: Callable[[str], str]) -> Iterator[SeriesRow]:
     """The newest cell of every kind, newest first."""
-    seen: set[tuple[str, ...]] = set()
+    seen: set[Identity] = set()
     for n in range(len(results) - 1, -1, -1):
         result = results[n]
         for cell in result["cells"]:
