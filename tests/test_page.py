@@ -153,6 +153,10 @@ def test_a_good_night_is_measured_and_a_young_series_has_no_band(runs: Path) -> 
     assert good.cells[0].trend.n == RULE.min_points
     assert young.cells[0].trend is not None
     assert young.cells[0].trend.low is None
+    assert all(f"{RULE.min_points} " in said for said in young.cells[0].trend_said)
+    text = (ROOT / "docs" / "page.md").read_text("utf-8")
+    assert f"from {RULE.min_points} runs on" in text
+    assert f"up to {RULE.window} MEASURED runs" in text
 
 
 def test_the_page_is_allowed_exactly_what_is_in_it(runs: Path) -> None:

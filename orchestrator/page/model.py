@@ -15,7 +15,7 @@ from orchestrator.page.curves import thinned
 from orchestrator.page.differences import Difference, differences
 from orchestrator.page.gather import Tail
 from orchestrator.page.svg import POINTS, chart_svg, number, trend_svg
-from orchestrator.page.trend import Trend, identity
+from orchestrator.page.trend import RULE, Trend, identity
 from orchestrator.page.words import Span, joined, plain, word
 from orchestrator.report.columns import MEASURED, Notes, table_cell
 from orchestrator.report.markdown import table_text
@@ -435,7 +435,7 @@ def _slow(cell: Mapping[str, Any], gathered: Gathered) -> Iterator[Span]:
 def _trend_said(trend: Trend) -> Span:
     count = len(trend.points)
     if trend.low is None or trend.high is None or trend.median is None:
-        return word("trend.no_band", count=count)
+        return word("trend.no_band", count=count, least=RULE.min_points)
     return word(
         "trend.band",
         count=count,

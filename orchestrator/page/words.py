@@ -149,8 +149,8 @@ WORDS: dict[str, Message] = {
         "runs before ± 4·MAD ({low} … {high}).",
     ),
     "trend.no_band": Message(
-        "token/p/s，同类运行共 {count} 次；至少 5 次更早的 MEASURED 运行才有正常范围。",
-        "token/p/s, runs of this kind: {count}; a usual band takes 5 MEASURED runs before this one.",
+        "token/p/s，同类运行共 {count} 次；至少 {least} 次更早的 MEASURED 运行才有正常范围。",
+        "token/p/s, runs of this kind: {count}; a usual band takes {least} MEASURED runs before this one.",
     ),
     "trend.in_band": Message("≈ 在正常范围内", "≈ within the usual band"),
     "trend.suspect": Message("▼ 可疑，待确认", "▼ suspect, to be confirmed"),
