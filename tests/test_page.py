@@ -46,6 +46,7 @@ ROOT = Path(__file__).parents[1]
 WORKSPACE = Workspace(home=ROOT)
 #: The last good night, the slow ones after it, and one that fails.
 GOOD, FIRST_BAD, SECOND_BAD, FAILED = 8, 9, 10, 11
+SLOW_NODE = {"what": "node", "node": "node-1", "rank": None, "factor": 1.5123456789}
 SMALL: dict[str, Any] = {"num_nodes": 2, "per_node": 4, "steps": 14}
 
 
@@ -296,9 +297,7 @@ def test_a_degraded_run_and_one_of_other_steps_are_no_last_good_one(runs: Path, 
     runs = tmp_path / "runs"
     changed(
         run_of(runs, GOOD),
-        lambda one: one["cells"][0].update(
-            degraded=[{"what": "node", "node": "n", "rank": None, "factor": 2}]
-        ),
+        lambda one: one["cells"][0].update(degraded=[SLOW_NODE]),
     )
     changed(run_of(runs, GOOD - 1), lambda one: one["cells"][0]["steps"].update(measured_steps=200))
     folder = run_of(runs, FIRST_BAD)
@@ -308,6 +307,17 @@ def test_a_degraded_run_and_one_of_other_steps_are_no_last_good_one(runs: Path, 
     assert len(view.last.rows) == 1
     assert view.cells[0].trend is not None
     assert len(view.cells[0].trend.points) == FIRST_BAD - 1
+
+
+def test_a_degraded_cell_is_said_in_the_words_of_the_report(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_of(runs, GOOD).path, tmp_path / run_of(runs, GOOD).run_id)
+    folder = RunFolder.find(tmp_path, run_of(runs, GOOD).run_id)
+    changed(folder, lambda one: one["cells"][0].update(degraded=[SLOW_NODE]))
+    view = view_of(gathered(folder, None, ()))
+    assert view.banner.kind == "warning"
+    (said,) = (one for one in view.warnings if "node-1" in one.en)
+    assert said.en.endswith(": node node-1 computed 1.51 times as long as the faster half")
+    assert said.zh.endswith("节点 node-1 的计算用时为较快一半的 1.51 倍")
 
 
 def test_each_cell_is_compared_with_its_own_last_good_run(runs: Path, tmp_path: Path) -> None:
@@ -345,7 +355,7 @@ def test_an_accepted_night_begins_a_new_baseline_and_a_degraded_one_enters_none(
     (first.path / "accepted.json").unlink()
     slow = read_result(first)
     for cell in slow["cells"]:
-        cell["degraded"] = [{"what": "rank"}]
+        cell["degraded"] = [{"what": "rank", "node": "node-1", "rank": 5, "factor": 1.0912345}]
     first.result.write_text(json.dumps(slow))
     assert trend().kind == "suspect"
 

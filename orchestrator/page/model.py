@@ -17,7 +17,7 @@ from orchestrator.page.gather import Tail
 from orchestrator.page.svg import POINTS, chart_svg, number, trend_svg
 from orchestrator.page.trend import RULE, Trend, identity
 from orchestrator.page.words import Span, joined, plain, word
-from orchestrator.report.columns import MEASURED, Notes, table_cell
+from orchestrator.report.columns import MEASURED, Notes, straggler_text, table_cell
 from orchestrator.report.markdown import table_text
 from orchestrator.report.model import Report, build, guarded
 from orchestrator.report.numbers import gib, per_cent, seconds, significant
@@ -503,13 +503,8 @@ def _table(table: Sequence[Compared], language: Language) -> TableView:
 def _degraded(result: Mapping[str, Any]) -> Iterator[Span]:
     for cell in result["cells"]:
         for one in cell.get("degraded") or ():
-            yield word(
-                "said.degraded",
-                what=one.get("what"),
-                node=one.get("node"),
-                rank=one.get("rank"),
-                factor=one.get("factor"),
-            )
+            slow = Span(straggler_text(one, "zh"), straggler_text(one, "en"))
+            yield Span(*(f"{text}: {said}" for text, said in zip(config_span(cell), slow, strict=True)))
 
 
 def _warnings(result: Mapping[str, Any]) -> Iterator[Span]:

@@ -69,9 +69,6 @@ WORDS: dict[str, Message] = {
         "只有这一次：下一次运行仍如此才算退化。", "Once only: it counts when the next run confirms it."
     ),
     "said.changed": Message("与上一次正常运行相比的变化：{what}", "Changed since the last good run: {what}"),
-    "said.degraded": Message(
-        "{what}：{node}，rank {rank}，慢 {factor} 倍", "{what}: {node}, rank {rank}, {factor}× slower"
-    ),
     "said.slow": Message(
         "{config}：{node} 的设备 {device}（rank {rank}）计算慢 {over}",
         "{config}: device {device} of {node} (rank {rank}) computes {over} slower than its peers",
