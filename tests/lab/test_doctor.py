@@ -23,6 +23,7 @@ from orchestrator.run import data_dir
 from orchestrator.selection import select
 from orchestrator.sources import prepared
 from orchestrator.workspace import Workspace
+from tests.lab.conftest import require_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,8 +51,7 @@ exec(compile(code, "<skewed>", "exec"), {"__name__": "__main__"})
 @pytest.fixture(scope="module")
 def bed(tmp_path_factory: pytest.TempPathFactory, sources: Sources) -> Iterator[Bed]:
     """Four nodes that nobody else uses: this file breaks them for good."""
-    if found := host.problems():
-        pytest.skip("; ".join(problem.message for problem in found))
+    require_host()
     home = tmp_path_factory.mktemp("doctor-home")
     for noun in ("cases", "dockerfiles"):
         shutil.copytree(ROOT / noun, home / noun, ignore=shutil.ignore_patterns("__pycache__"))
