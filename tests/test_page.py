@@ -513,6 +513,17 @@ def test_serve_answers_pages_to_this_machine_and_reads_only(served: tuple[str, i
         assert asked(served, "GET", path)[0] == 404, path
 
 
+def test_serve_answers_under_the_address_that_it_was_given(workspace: Workspace) -> None:
+    with server(workspace, address="127.0.0.2", port=0) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        host, port = str(made.server_address[0]), int(made.server_address[1])
+        try:
+            assert asked((host, port), "GET", "/")[0] == 200
+            assert asked((host, port), "GET", "/", Host=f"127.0.0.3:{port}")[0] == 421
+        finally:
+            made.shutdown()
+
+
 def test_serve_refuses_every_other_name_and_address(served: tuple[str, int], workspace: Workspace) -> None:
     assert asked(served, "GET", "/", Host="evil.example")[0] == 421
     assert asked(served, "GET", "/", Host="localhost:1")[0] == 200
