@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 import threading
@@ -19,6 +20,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from orchestrator.cli import main as cli
 from orchestrator.errors import ConfigError
 from orchestrator.history.files import write_accepted
 from orchestrator.history.record import Accepted
@@ -465,6 +467,30 @@ def test_a_site_has_an_index_and_every_run_and_is_written_again_only_where_neede
     assert (again.written, again.kept) == (0, FAILED)
     with pytest.raises(ConfigError, match="E840"):
         write_site(workspace, made.index)
+
+
+def test_a_page_is_made_again_when_a_run_was_accepted(runs: Path, tmp_path: Path) -> None:
+    """Of a site and by `nx8 open`; the page of a later run has another trend then."""
+    home = tmp_path / "home"
+    shutil.copytree(runs, home / "results" / "runs")
+    for noun in ("cases", "dockerfiles", "cluster"):
+        (home / noun).symlink_to(ROOT / noun)
+    workspace, target = Workspace(home=home), tmp_path / "site"
+    write_site(workspace, target, listed=3)
+    first = run_of(workspace.runs, FIRST_BAD)
+    page = run_of(workspace.runs, SECOND_BAD).page
+
+    def opened() -> str:
+        words = ["--home", str(home), "open", "--print", page.parent.name]
+        assert cli.guarded(lambda: cli.group(words, standalone_mode=False)) == 0
+        return banner(page.read_text("utf-8"))
+
+    assert "Regression" in opened()
+    write_accepted(first, (Accepted(who="ops", at_utc="2026-11-09", reason="new driver", cell_id=None),))
+    later = page.stat().st_mtime + 5
+    os.utime(first.path / "accepted.json", (later, later))
+    assert "Regression" not in opened()
+    assert write_site(workspace, target, listed=3).written == 3
 
 
 def test_an_index_of_hostile_results_is_only_text(runs: Path) -> None:
