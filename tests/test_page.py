@@ -20,10 +20,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from orchestrator.changes import between
 from orchestrator.cli import main as cli
 from orchestrator.errors import ConfigError
 from orchestrator.history.files import write_accepted
-from orchestrator.history.record import Accepted
+from orchestrator.history.record import Accepted, environment_of
 from orchestrator.page import curves_svg, page_of, write_page
 from orchestrator.page.curves import Chart, Line, thinned
 from orchestrator.page.differences import differences
@@ -370,6 +371,28 @@ def test_differences_name_what_changed_first(runs: Path) -> None:
     now["environment"]["nodes"]["node-1"]["driver"] = "1.2"
     (driver,) = (one for one in differences(before, now) if one.key == "driver")
     assert driver.now == "550.54.15 (node-0); 1.2 (node-1)"
+
+
+def test_differences_hold_everything_that_changed_in_the_order_of_history(runs: Path) -> None:
+    before, now = read_result(run_of(runs, GOOD)), read_result(run_of(runs, FIRST_BAD))
+    image = {"base": "cuda:1", "versions": {"nccl": "2.19.3"}}
+    before["environment"]["images"] = {"nx8-nvidia-deepspeed:aaa": {**image, "id": "sha256:1"}}
+    now["environment"]["images"] = {
+        "nx8-nvidia-deepspeed:bbb": {**image, "id": "sha256:2", "versions": {"nccl": "2.20.5"}}
+    }
+    before["environment"]["host"] = {"python": "3.11.2"}
+    now["environment"]["host"] = {"python": "3.11.9"}
+    now["environment"]["nodes"]["node-0"]["cpu_cores"] = 32
+    found = [one for one in differences(before, now) if one.changed]
+    assert [(one.kind, one.label.en, one.before, one.now) for one in found] == [
+        ("driver", "Driver", "535.129.03", "550.54.15"),
+        ("image", "image nx8-nvidia-deepspeed", "sha256:1", "sha256:2"),
+        ("packages", "nccl", "2.19.3", "2.20.5"),
+        ("system", "cpu_cores (node-0)", "/", "32"),
+        ("system", "host python", "3.11.2", "3.11.9"),
+    ]
+    told = between(environment_of(before["environment"]), environment_of(now["environment"]))
+    assert {one.kind for one in told} == {one.kind for one in found}
 
 
 def test_every_word_is_said_in_both_languages_with_the_same_places() -> None:
