@@ -220,15 +220,14 @@ def test_common_options_are_called_the_same_and_take_the_same_everywhere():
                 assert param.callback is language.keep, verb.name
 
 
-def test_a_lang_that_a_verb_declares_by_itself_follows_the_others(monkeypatch):
+def test_the_lang_of_a_verb_follows_the_variable_unless_it_is_said(monkeypatch):
     import click
 
     @click.command()
-    @click.option("--lang", type=click.Choice(["zh", "en"]), default="zh", help="Words.")
+    @language.option("Words.")
     def verb(lang):
         return lang
 
-    language.attach(verb)
     language.forget()
     assert verb.main([], standalone_mode=False) == "zh"
     monkeypatch.setenv("NX8_LANG", "en")
