@@ -153,7 +153,7 @@ def test_a_node_that_another_run_holds_is_busy_and_nothing_is_touched(labs: Labs
 
 
 def test_a_build_that_fails_is_exit_5_with_its_last_lines_and_no_container(labs: Labs) -> None:
-    bed = labs(VENDOR, nodes=3, devices=1)
+    bed = labs(VENDOR)
     template = bed.workspace.vendors / VENDOR / "Dockerfile.j2"
     text = template.read_text("utf-8")
     program = (
