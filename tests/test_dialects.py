@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from orchestrator.cli.parse_verb import DIALECT_NAMES
@@ -43,15 +43,16 @@ from orchestrator.parse.dialects import DIALECTS, LogReader, Reading, flagperf
 from orchestrator.parse.dialects.detect import choose
 from orchestrator.parse.transport import MAX_LINE_BYTES, LineReader
 from orchestrator.report.numbers import per_cent
+from tests.often import often
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LOGS = Path(__file__).parent / "data" / "logs"
 SAMPLES = sorted(path.stem for path in LOGS.glob("*.log"))
-#: Times a promise is tried; `make fuzz` raises it.
-EXAMPLES = int(os.environ.get("NX8_FUZZ_EXAMPLES", "4000"))
-FUZZ = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+#: Times a promise is tried in CI and in full; `make fuzz` raises it.
+FUZZ = (1000, 4000)
+SLOW = settings(suppress_health_check=[HealthCheck.too_slow])
 
 
 def reading_of(data: bytes, *, cuts: tuple[int, ...] = ()) -> Reading:
@@ -559,8 +560,9 @@ PIECES = st.sampled_from(
 )
 
 
-@FUZZ
-@given(
+@often(
+    *FUZZ,
+    like=SLOW,
     data=st.lists(st.one_of(PIECES, st.binary(max_size=40)), max_size=12).map(b"".join),
     cuts=st.lists(st.integers(0, 4000), max_size=5).map(tuple),
 )
@@ -579,8 +581,7 @@ def test_no_bytes_raise_and_chunks_change_nothing(data: bytes, cuts: tuple[int, 
         table_text([result])
 
 
-@FUZZ
-@given(data=st.data())
+@often(*FUZZ, like=SLOW, data=st.data())
 def test_nearly_true_samples_never_raise(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from([name for name in SAMPLES if "overlong" not in name]))
     mutated = bytearray((LOGS / f"{name}.log").read_bytes())

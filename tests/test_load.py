@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -650,9 +651,17 @@ def _edits(found: re.Match[str], start: str, must: set[str]) -> Iterator[tuple[s
         yield "no", [f"{start}{key}: no"]
 
 
+#: CI tries every seventh, which is more than a dozen times the 200 that are promised.
+EVERY = 7
+
+
+@pytest.mark.parametrize("every", [EVERY, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("path", "noun"), SHIPPED)
-def test_every_malformed_variant_is_refused_with_a_line(tmp_path: Path, path: Path, noun: str) -> None:
-    for what, text in malformed(path.read_text(encoding="utf-8"), KINDS[noun]):
+def test_a_malformed_variant_is_refused_with_a_line(
+    tmp_path: Path, path: Path, noun: str, every: int
+) -> None:
+    variants = malformed(path.read_text(encoding="utf-8"), KINDS[noun])
+    for what, text in itertools.islice(variants, 0, None, every):
         try:
             load(written(tmp_path, text), KINDS[noun])
         except ConfigError as error:
@@ -668,7 +677,9 @@ def test_there_are_200_malformed_variants_and_more() -> None:
     texts = {
         text
         for path, noun in (param.values for param in SHIPPED)
-        for _, text in malformed(path.read_text(encoding="utf-8"), KINDS[noun])
+        for _, text in itertools.islice(
+            malformed(path.read_text(encoding="utf-8"), KINDS[noun]), 0, None, EVERY
+        )
     }
     assert len(texts) >= 200
 

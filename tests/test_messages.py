@@ -16,7 +16,7 @@ import pytest
 
 from orchestrator import catalogue
 from orchestrator.catalogue import nearest, normalised
-from orchestrator.cli import language
+from orchestrator.cli import completing, language
 from orchestrator.cli import main as cli
 from orchestrator.cli.afterwards import afterwards
 from orchestrator.cli.language import of_words
@@ -220,15 +220,14 @@ def test_common_options_are_called_the_same_and_take_the_same_everywhere():
                 assert param.callback is language.keep, verb.name
 
 
-def test_a_lang_that_a_verb_declares_by_itself_follows_the_others(monkeypatch):
+def test_the_lang_of_a_verb_follows_the_variable_unless_it_is_said(monkeypatch):
     import click
 
     @click.command()
-    @click.option("--lang", type=click.Choice(["zh", "en"]), default="zh", help="Words.")
+    @language.option("Words.")
     def verb(lang):
         return lang
 
-    language.attach(verb)
     language.forget()
     assert verb.main([], standalone_mode=False) == "zh"
     monkeypatch.setenv("NX8_LANG", "en")
@@ -287,6 +286,16 @@ def test_every_parameter_that_names_a_vendor_a_case_a_cluster_or_a_run_is_comple
         if name in ("run", "runs"):
             assert {"latest", "20260101T000000Z-one"} <= values, verb
     assert "E101" in offered["nx8 explain", "codes"]
+    assert {"latest", "20260101T000000Z-one"} <= offered["nx8 compare", "names"]
+    for verb in ("nx8 nightly run", "nx8 nightly install"):
+        assert offered[verb, "suite"] == {path.stem for path in (home / "cases" / "suites").glob("*.yaml")}
+    keys = {
+        key
+        for verb in verbs.verbs()
+        for param in verb.command.params
+        for key in (param.opts if isinstance(param, click.Option) else [completing.metavar(param)])
+    }
+    assert keys >= completing.NAMES.keys(), "a name that no parameter has completes nothing"
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

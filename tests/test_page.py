@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 import threading
@@ -19,9 +20,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from orchestrator.changes import between
+from orchestrator.cli import main as cli
 from orchestrator.errors import ConfigError
 from orchestrator.history.files import write_accepted
-from orchestrator.history.record import Accepted
+from orchestrator.history.record import Accepted, environment_of
 from orchestrator.page import curves_svg, page_of, write_page
 from orchestrator.page.curves import Chart, Line, thinned
 from orchestrator.page.differences import differences
@@ -40,12 +43,13 @@ from tests.pagemaker import Night, write_log, write_night
 from tests.xss import PAYLOADS, poisoned, texts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[1]
 WORKSPACE = Workspace(home=ROOT)
 #: The last good night, the slow ones after it, and one that fails.
 GOOD, FIRST_BAD, SECOND_BAD, FAILED = 8, 9, 10, 11
+SLOW_NODE = {"what": "node", "node": "node-1", "rank": None, "factor": 1.5123456789}
 SMALL: dict[str, Any] = {"num_nodes": 2, "per_node": 4, "steps": 14}
 
 
@@ -153,6 +157,10 @@ def test_a_good_night_is_measured_and_a_young_series_has_no_band(runs: Path) -> 
     assert good.cells[0].trend.n == RULE.min_points
     assert young.cells[0].trend is not None
     assert young.cells[0].trend.low is None
+    assert all(f"{RULE.min_points} " in said for said in young.cells[0].trend_said)
+    text = (ROOT / "docs" / "page.md").read_text("utf-8")
+    assert f"from {RULE.min_points} runs on" in text
+    assert f"up to {RULE.window} MEASURED runs" in text
 
 
 def test_the_page_is_allowed_exactly_what_is_in_it(runs: Path) -> None:
@@ -260,6 +268,78 @@ def test_a_trend_is_judged_by_the_runs_before(values: Any, kind: str, first_bad:
     assert (trend.kind, trend.first_bad) == (kind, first_bad)
 
 
+@pytest.mark.parametrize(
+    ("values", "last_good"),
+    [
+        ((100.0,), None),
+        ((100.0, 101.0), "r0"),
+        ((100.0,) * 8 + (60.0, 100.0), "r7"),
+        ((100.0,) * 8 + (60.0, 100.0, 100.0), "r9"),
+        ((100.0,) * 8 + (60.0, 60.0, 60.0), "r7"),
+        ((100.0,) * 8 + (110.0, 110.0), "r7"),
+        ((100.0,) * 8 + (None, 100.0), "r7"),
+        ((100.0,) * 8 + (60.0, None), "r7"),
+        ((100.0,) * 8 + (100.0, None), "r8"),
+    ],
+)
+def test_the_last_good_run_is_the_newest_that_the_gate_found_in_band(
+    values: Any, last_good: str | None
+) -> None:
+    assert judged("c", points(*values)).last_good == last_good
+
+
+def changed(folder: RunFolder, change: Callable[[dict[str, Any]], None]) -> None:
+    """Another result in `folder`: `change` gets the document."""
+    document = dict(read_result(folder))
+    change(document)
+    folder.result.write_text(json.dumps(document))
+
+
+def test_a_degraded_run_and_one_of_other_steps_are_no_last_good_one(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    runs = tmp_path / "runs"
+    changed(
+        run_of(runs, GOOD),
+        lambda one: one["cells"][0].update(degraded=[SLOW_NODE]),
+    )
+    changed(run_of(runs, GOOD - 1), lambda one: one["cells"][0]["steps"].update(measured_steps=200))
+    folder = run_of(runs, FIRST_BAD)
+    view = view_of(gathered(folder, None, earlier_results(runs, folder.run_id)))
+    assert view.last is not None
+    assert view.last.run_id == Night(number=GOOD - 2).run_id
+    assert len(view.last.rows) == 1
+    assert view.cells[0].trend is not None
+    assert len(view.cells[0].trend.points) == FIRST_BAD - 1
+
+
+def test_a_degraded_cell_is_said_in_the_words_of_the_report(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(run_of(runs, GOOD).path, tmp_path / run_of(runs, GOOD).run_id)
+    folder = RunFolder.find(tmp_path, run_of(runs, GOOD).run_id)
+    changed(folder, lambda one: one["cells"][0].update(degraded=[SLOW_NODE]))
+    view = view_of(gathered(folder, None, ()))
+    assert view.banner.kind == "warning"
+    (said,) = (one for one in view.warnings if "node-1" in one.en)
+    assert said.en.endswith(": node node-1 computed 1.51 times as long as the faster half")
+    assert said.zh.endswith("节点 node-1 的计算用时为较快一半的 1.51 倍")
+
+
+def test_each_cell_is_compared_with_its_own_last_good_run(runs: Path, tmp_path: Path) -> None:
+    """One cell falls at FIRST_BAD, the other never does."""
+    shutil.copytree(runs, tmp_path / "runs")
+    runs = tmp_path / "runs"
+    steady = read_result(run_of(runs, GOOD))["cells"][0] | {"cell_id": "steady", "fix_hp": "LBS=2"}
+    for number in range(1, SECOND_BAD + 1):
+        changed(run_of(runs, number), lambda one: one["cells"].append(steady))
+    folder = run_of(runs, SECOND_BAD)
+    view = view_of(gathered(folder, None, earlier_results(runs, folder.run_id)))
+    assert view.last is not None
+    assert view.last.run_id == Night(number=GOOD).run_id
+    (fallen, _), (other, _) = view.last.rows
+    assert Night(number=FIRST_BAD).run_id not in fallen.en
+    assert other.en.endswith(f" · {Night(number=FIRST_BAD).run_id}")
+    assert [cell.cards[0].look for cell in view.cells] == ["bad", "same"]
+
+
 def test_an_accepted_night_begins_a_new_baseline_and_a_degraded_one_enters_none(
     runs: Path, tmp_path: Path
 ) -> None:
@@ -278,7 +358,7 @@ def test_an_accepted_night_begins_a_new_baseline_and_a_degraded_one_enters_none(
     (first.path / "accepted.json").unlink()
     slow = read_result(first)
     for cell in slow["cells"]:
-        cell["degraded"] = [{"what": "rank"}]
+        cell["degraded"] = [{"what": "rank", "node": "node-1", "rank": 5, "factor": 1.0912345}]
     first.result.write_text(json.dumps(slow))
     assert trend().kind == "suspect"
 
@@ -291,6 +371,28 @@ def test_differences_name_what_changed_first(runs: Path) -> None:
     now["environment"]["nodes"]["node-1"]["driver"] = "1.2"
     (driver,) = (one for one in differences(before, now) if one.key == "driver")
     assert driver.now == "550.54.15 (node-0); 1.2 (node-1)"
+
+
+def test_differences_hold_everything_that_changed_in_the_order_of_history(runs: Path) -> None:
+    before, now = read_result(run_of(runs, GOOD)), read_result(run_of(runs, FIRST_BAD))
+    image = {"base": "cuda:1", "versions": {"nccl": "2.19.3"}}
+    before["environment"]["images"] = {"nx8-nvidia-deepspeed:aaa": {**image, "id": "sha256:1"}}
+    now["environment"]["images"] = {
+        "nx8-nvidia-deepspeed:bbb": {**image, "id": "sha256:2", "versions": {"nccl": "2.20.5"}}
+    }
+    before["environment"]["host"] = {"python": "3.11.2"}
+    now["environment"]["host"] = {"python": "3.11.9"}
+    now["environment"]["nodes"]["node-0"]["cpu_cores"] = 32
+    found = [one for one in differences(before, now) if one.changed]
+    assert [(one.kind, one.label.en, one.before, one.now) for one in found] == [
+        ("driver", "Driver", "535.129.03", "550.54.15"),
+        ("image", "image nx8-nvidia-deepspeed", "sha256:1", "sha256:2"),
+        ("packages", "nccl", "2.19.3", "2.20.5"),
+        ("system", "cpu_cores (node-0)", "/", "32"),
+        ("system", "host python", "3.11.2", "3.11.9"),
+    ]
+    told = between(environment_of(before["environment"]), environment_of(now["environment"]))
+    assert {one.kind for one in told} == {one.kind for one in found}
 
 
 def test_every_word_is_said_in_both_languages_with_the_same_places() -> None:
@@ -390,6 +492,30 @@ def test_a_site_has_an_index_and_every_run_and_is_written_again_only_where_neede
         write_site(workspace, made.index)
 
 
+def test_a_page_is_made_again_when_a_run_was_accepted(runs: Path, tmp_path: Path) -> None:
+    """Of a site and by `nx8 open`; the page of a later run has another trend then."""
+    home = tmp_path / "home"
+    shutil.copytree(runs, home / "results" / "runs")
+    for noun in ("cases", "dockerfiles", "cluster"):
+        (home / noun).symlink_to(ROOT / noun)
+    workspace, target = Workspace(home=home), tmp_path / "site"
+    write_site(workspace, target, listed=3)
+    first = run_of(workspace.runs, FIRST_BAD)
+    page = run_of(workspace.runs, SECOND_BAD).page
+
+    def opened() -> str:
+        words = ["--home", str(home), "open", "--print", page.parent.name]
+        assert cli.guarded(lambda: cli.group(words, standalone_mode=False)) == 0
+        return banner(page.read_text("utf-8"))
+
+    assert "Regression" in opened()
+    write_accepted(first, (Accepted(who="ops", at_utc="2026-11-09", reason="new driver", cell_id=None),))
+    later = page.stat().st_mtime + 5
+    os.utime(first.path / "accepted.json", (later, later))
+    assert "Regression" not in opened()
+    assert write_site(workspace, target, listed=3).written == 3
+
+
 def test_an_index_of_hostile_results_is_only_text(runs: Path) -> None:
     history = History.read(runs)
     plain = read(index_html(index_view(history, link=lambda name: "x")))
@@ -434,6 +560,17 @@ def test_serve_answers_pages_to_this_machine_and_reads_only(served: tuple[str, i
     outside = ("/runs/../../etc/passwd", "/runs/%2e%2e/x.html", "/plan.json", "//x", "/runs/.html")
     for path in (*outside, "/runs/none.html"):
         assert asked(served, "GET", path)[0] == 404, path
+
+
+def test_serve_answers_under_the_address_that_it_was_given(workspace: Workspace) -> None:
+    with server(workspace, address="127.0.0.2", port=0) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        host, port = str(made.server_address[0]), int(made.server_address[1])
+        try:
+            assert asked((host, port), "GET", "/")[0] == 200
+            assert asked((host, port), "GET", "/", Host=f"127.0.0.3:{port}")[0] == 421
+        finally:
+            made.shutdown()
 
 
 def test_serve_refuses_every_other_name_and_address(served: tuple[str, int], workspace: Workspace) -> None:

@@ -8,7 +8,6 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.parse.events import MAX_LINE_BYTES, MAX_SAMPLES, EventReader, RankLog
@@ -17,11 +16,13 @@ from orchestrator.parse.status import NodeStatus, StatusProblem, read_status
 from orchestrator.parse.strict import Misread
 from orchestrator.parse.visible import ranks_text, visible, visible_bytes, visible_lines
 from tests.cellmaker import NONCE, OTHER_NONCE, honest, make_cell, make_records, numbered, read, sealed
+from tests.often import often
 
 LINES = numbered(make_records(make_cell(), 0), rank=0)
 WHOLE = b"".join(LINES)
 STATUS = json.dumps(honest().statuses[0]).encode()
-MANY = settings(max_examples=2000, deadline=None)
+#: Examples in CI and in full.
+MANY = (500, 2000)
 
 
 def fed(data: bytes, cuts: list[int], rank: int = 0) -> RankLog:
@@ -67,14 +68,12 @@ def test_a_true_file_is_read_completely() -> None:
     assert (log.num_bytes, log.sha256) == (len(WHOLE), hashlib.sha256(WHOLE).hexdigest())
 
 
-@MANY
-@given(data=st.binary(max_size=600), cuts=st.lists(st.integers(0, 600), max_size=6))
+@often(*MANY, data=st.binary(max_size=600), cuts=st.lists(st.integers(0, 600), max_size=6))
 def test_random_bytes_never_raise_and_chunks_change_nothing(data: bytes, cuts: list[int]) -> None:
     assert fed(data, cuts) == read(data)
 
 
-@MANY
-@given(data=st.data())
+@often(*MANY, data=st.data())
 def test_nearly_true_files_never_raise_and_chunks_change_nothing(data: st.DataObject) -> None:
     mutated = bytearray(WHOLE)
     for _ in range(data.draw(st.integers(0, 4))):
@@ -106,8 +105,8 @@ _JSON = st.recursive(
 )
 
 
-@MANY
-@given(
+@often(
+    *MANY,
     event=st.integers(0, len(LINES) - 1),
     changes=st.dictionaries(
         st.sampled_from(sorted({key for line in LINES for key in json.loads(line)})), _JSON, max_size=4
@@ -145,8 +144,8 @@ def test_every_form_that_our_trainer_writes_takes_the_short_way(step: dict[str, 
     assert (short.real_tokens, short.data_wait_s) == (step.get("real_tokens"), step.get("data_wait_s"))
 
 
-@MANY
-@given(
+@often(
+    *MANY,
     step=st.sampled_from(STEPS),
     changes=st.dictionaries(st.sampled_from(sorted(STEPS[-1])), _SCALAR, max_size=3),
     removed=st.sets(st.sampled_from(sorted(STEPS[-1])), max_size=1),
@@ -180,14 +179,12 @@ def test_the_long_way_alone_gives_reasons(old: bytes) -> None:
         _decode(line, number=1)
 
 
-@MANY
-@given(data=st.binary(max_size=400))
+@often(*MANY, data=st.binary(max_size=400))
 def test_a_status_of_random_bytes_never_raises(data: bytes) -> None:
     assert isinstance(read_status(data), StatusProblem)
 
 
-@MANY
-@given(key=st.sampled_from(sorted(json.loads(STATUS))), value=_JSON, inner=st.booleans())
+@often(*MANY, key=st.sampled_from(sorted(json.loads(STATUS))), value=_JSON, inner=st.booleans())
 def test_a_status_with_any_value_never_raises(key: str, value: Any, inner: bool) -> None:
     document = json.loads(STATUS)
     if inner:
@@ -445,8 +442,8 @@ def test_answers_and_what_a_stage_leaves_are_read() -> None:
     assert [(one.question, one.tokens) for one in log.answers] == [("validation_Art_1", (1, 2))]
 
 
-@MANY
-@given(
+@often(
+    *MANY,
     at=st.integers(0, 2),
     changes=st.dictionaries(
         st.sampled_from(sorted({key for one in OTHERS for key in one})), _JSON, max_size=3

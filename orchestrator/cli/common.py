@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Sequence
 
     from orchestrator.run import Request
     from orchestrator.workspace import Workspace
@@ -31,6 +32,25 @@ def _working_directory() -> Path:
         return Path.cwd()
     except FileNotFoundError:
         return Path("/")
+
+
+def json_text(document: object) -> str:
+    """What `--json` prints, without its line's end. Raises ValueError for a number that JSON has not."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def columns(rows: Sequence[Sequence[object]], *, right: Collection[int] = ()) -> str:
+    """Rows as aligned lines, two blanks between; the columns `right` stand at the right."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, cells)) for cells in zip(*texts, strict=True)]
+    lines = (
+        "  ".join(
+            f"{cell:>{width}}" if at in right else f"{cell:<{width}}"
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in texts
+    )
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 class WithDefault(click.Group):

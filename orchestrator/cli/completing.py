@@ -1,4 +1,4 @@
-"""Which names the shell offers: vendors, cases, clusters, runs, published documents, error codes.
+"""Which names the shell offers: vendors, cases, clusters, suites, runs, published documents, error codes.
 
 A parameter is known by its name, so a verb that calls its options as all others do is completed without
 another word. Only names of files and folders are looked up, nothing is read.
@@ -54,15 +54,11 @@ NAMES: dict[str, Callable[[Workspace], Iterable[str]]] = {
     "--vendor": lambda workspace: workspace.vendor_names(),
     "--cluster": lambda workspace: workspace.cluster_names(),
     "--case": lambda workspace: workspace.case_names(),
-    "--run": _runs,
     "CASE": lambda workspace: workspace.case_names(),
-    "CLUSTER": lambda workspace: workspace.cluster_names(),
-    "VENDOR": lambda workspace: workspace.vendor_names(),
+    "SUITE": lambda workspace: workspace.suite_names(),
     "RUN": _runs,
-    "RUNS": _runs,
     "RUN | FILE": _runs,
     "RUN|published:NAME[/ROW]": _sides,
-    "DOCUMENT": _published,
     "CODE": _codes,
 }
 
@@ -78,7 +74,7 @@ NAME_OF: dict[str, Callable[[Workspace], Iterable[str]]] = {
 def attach(command: click.Command, *, verb: str) -> None:
     """Gives every parameter of `command` whose name stands in NAMES its completer."""
     for param in command.params:
-        keys = param.opts if isinstance(param, click.Option) else [_metavar(param)]
+        keys = param.opts if isinstance(param, click.Option) else [metavar(param)]
         found = next((NAMES[key] for key in keys if key in NAMES), None)
         if keys == ["NAME"]:
             found = NAME_OF.get(verb)
@@ -86,9 +82,12 @@ def attach(command: click.Command, *, verb: str) -> None:
             setattr(param, "shell_complete", _completer(param, found))  # noqa: B010 - this one, not its class
 
 
-def _metavar(param: click.Parameter) -> str:
+def metavar(param: click.Parameter) -> str:
     """'[CASE]...' and 'CASE' are CASE; an argument without a metavar is called by its own name."""
-    return (param.metavar or (param.name or "").upper()).rstrip(".").strip("[]").rstrip(".")
+    text = (param.metavar or (param.name or "").upper()).rstrip(".")
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1].rstrip(".")
+    return text
 
 
 def _completer(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import workspace_of
+from orchestrator.cli.common import json_text, workspace_of
 
 if TYPE_CHECKING:
     from orchestrator.cases import Work
@@ -236,7 +235,7 @@ def check(ctx: click.Context, name: str, source: Path | None, images: Path | Non
     if multimodal.is_set(folder, name):
         made = multimodal.verify(folder, name, images=images)
         if as_json:
-            _print_json({"schema": 1, "set": asdict(made)})
+            click.echo(json_text({"schema": 1, "set": asdict(made)}))
             return
         read = made.num_images if made.images_in_set or images else 0
         click.echo(f"as its manifest says; {read:,} of {made.num_images:,} images read")
@@ -244,13 +243,9 @@ def check(ctx: click.Context, name: str, source: Path | None, images: Path | Non
         return
     manifest = data.verify(folder, name)
     if as_json:
-        _print_json({"schema": 1, "tokens": asdict(manifest)})
+        click.echo(json_text({"schema": 1, "tokens": asdict(manifest)}))
         return
     click.echo(f"as its manifest says: {manifest.num_tokens:,} tokens, sha256 {manifest.sha256}")
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=str))
 
 
 @command.command("weights")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli import language
-from orchestrator.cli.common import Seconds, workspace_of
+from orchestrator.cli.common import Seconds, json_text, workspace_of
 
 if TYPE_CHECKING:
     from orchestrator.doctor.findings import Severity
@@ -79,7 +78,7 @@ def command(
     where_of = workspace_of(ctx)
     findings = doctor.look(where_of, cluster=cluster, vendor=vendor, cases=cases, limit_s=limit)
     if as_json:
-        click.echo(json.dumps(document.document(findings), indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(json_text(document.document(findings)))
     else:
         width = shutil.get_terminal_size((100, 40)).columns
         click.echo(table.text(findings, lang, width=width, marks=_marks()))
@@ -112,7 +111,7 @@ def _deep(
             say=lambda text: click.echo(text, err=True),
         )
     if as_json:
-        click.echo(json.dumps(showing.document(depth), indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(json_text(showing.document(depth)))
     else:
         width = shutil.get_terminal_size((100, 40)).columns
         click.echo(table.text(depth.findings, lang, width=width, marks=_marks()))

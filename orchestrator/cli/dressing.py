@@ -1,5 +1,5 @@
-"""What every verb gets without saying so: completion of names in the shell, a `--lang` that follows the one
-before the verb and NX8_LANG, and its page's examples below its help.
+"""What every verb gets without saying so: completion of names in the shell, and its page's examples below its
+help.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli import completing, language
+from orchestrator.cli import completing
 from orchestrator.cli.pages import PAGES, epilog
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ def dressed(command: click.Command, *, path: tuple[str, ...]) -> click.Command:
     """`command` and all below it, each with its completers and, where it has a page, its examples."""
     for words, one in below(command, path=path):
         completing.attach(one, verb=words[0])
-        language.attach(one)
         if page := PAGES.get(" ".join(words)):
             one.epilog = epilog(page)
     return command

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.cli import language
+from orchestrator.cli.common import json_text
 
 if TYPE_CHECKING:
     from orchestrator.catalogue import Entry
@@ -36,7 +36,7 @@ def command(codes: tuple[str, ...], lang: Language, as_json: bool) -> None:
     chosen = {code: known[code] for code in wanted or known}
     if as_json:
         rows = [_row(code, entry) for code, entry in chosen.items()]
-        click.echo(json.dumps({"schema": 1, "codes": rows}, indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(json_text({"schema": 1, "codes": rows}))
     elif not wanted:
         for code, entry in chosen.items():
             click.echo(f"{code}  {entry.meaning(lang).title}")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import WithDefault, workspace_of
+from orchestrator.cli.common import WithDefault, columns, json_text, workspace_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from orchestrator.history.questions import Line
 
 
@@ -43,7 +41,10 @@ def list_command(
         lines = questions.lines(
             connection, "tokens_per_second_per_device", case=case, cluster=cluster, newest=newest
         )
-    click.echo(json_text(lines) if as_json else table(lines), nl=False)
+    if as_json:
+        click.echo(json_text({"schema": 1, "cells": [asdict(line) for line in lines]}))
+    else:
+        click.echo(table(lines), nl=False)
 
 
 @command.command("rebuild")
@@ -75,23 +76,3 @@ def table(lines: tuple[Line, ...]) -> str:
             )
         )
     return columns(rows, right={2})
-
-
-def columns(rows: list[tuple[str, ...]], *, right: Collection[int] = ()) -> str:
-    """Aligned, two blanks between."""
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    text = ""
-    for row in rows:
-        cells = [
-            f"{cell:>{width}}" if at in right else f"{cell:<{width}}"
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        text += "  ".join(cells).rstrip() + "\n"
-    return text
-
-
-def json_text(lines: tuple[Line, ...]) -> str:
-    from dataclasses import asdict
-
-    document = {"schema": 1, "cells": [asdict(line) for line in lines]}
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

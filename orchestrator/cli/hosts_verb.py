@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import workspace_of
+from orchestrator.cli.common import json_text, workspace_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,7 +101,7 @@ def list_(ctx: click.Context, cluster: str, as_json: bool) -> None:
         ]
         unpinned = [node for node, keys in hosts.pinned(loaded, file).items() if not keys]
         said = {"schema": 1, "cluster": cluster, "file": shown, "keys": rows, "not_pinned": unpinned}
-        click.echo(json.dumps(said, indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(json_text(said))
         return
     for node, keys in hosts.pinned(loaded, file).items():
         for key in keys:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import workspace_of
+from orchestrator.cli.common import json_text, workspace_of
 
 if TYPE_CHECKING:
     from orchestrator.lab.cache import Sources
@@ -116,7 +115,7 @@ def status(ctx: click.Context, name: str, as_json: bool) -> int:
             {"name": one.node.name, "address": one.node.address, "alive": one.alive, "docker": one.docker}
             for one in seen
         ]
-        click.echo(json.dumps({"schema": 1, "lab": name, "nodes": rows}, indent=2, ensure_ascii=False))
+        click.echo(json_text({"schema": 1, "lab": name, "nodes": rows}))
         return Exit.OK if rows and all(one.docker for one in seen) else Exit.PREFLIGHT
     if lab is None:
         click.echo(f"lab {name}: there is none")

@@ -49,13 +49,6 @@ def forget() -> None:
     _given.set(None)
 
 
-def attach(command: click.Command) -> None:
-    """Lets a `--lang` that a verb declares by itself follow the others, as one of tables."""
-    for param in command.params:
-        if isinstance(param, click.Option) and "--lang" in param.opts and param.callback is None:
-            param.default, param.show_default, param.callback = of_tables, DEFAULT, keep
-
-
 def option(help_text: str, *, tables: bool = True) -> Callable[[F], F]:
     """`--lang` of a verb: of its tables, or (`tables=False`) of its words."""
     return click.option(

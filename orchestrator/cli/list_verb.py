@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.common import workspace_of
+from orchestrator.cli.common import columns, json_text, workspace_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,12 +22,9 @@ def command(ctx: click.Context, noun: str, as_json: bool) -> None:
     """List cases, vendors, clusters or runs."""
     rows = list(LISTS[noun](workspace_of(ctx)))
     if as_json:
-        click.echo(json.dumps({"schema": 1, noun: rows}, indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(json_text({"schema": 1, noun: rows}))
         return
-    widths = [max(len(str(row[key])) for row in rows) for key in rows[0]] if rows else []
-    for row in rows:
-        line = "  ".join(f"{value!s:<{width}}" for value, width in zip(row.values(), widths, strict=True))
-        click.echo(line.rstrip())
+    click.echo(columns([tuple(row.values()) for row in rows]), nl=False)
 
 
 def _cases(workspace: Workspace) -> Iterator[dict[str, Any]]:

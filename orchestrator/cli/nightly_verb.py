@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import WithDefault, workspace_of
+from orchestrator.cli.common import WithDefault, json_text, workspace_of
 
 if TYPE_CHECKING:
     from orchestrator.nightly.document import Night
@@ -83,9 +83,7 @@ def show(night: Night, *, quiet: bool, as_json: bool) -> None:
     from orchestrator.nightly.document import blocks, text
 
     if as_json:
-        import json
-
-        click.echo(json.dumps(night.document(), indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(json_text(night.document()))
     elif not quiet:
         click.echo(text(night), nl=False)
     elif lines := [*blocks(night), *worth_saying(night)]:

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 def command(ctx: click.Context, run: str, only_print: bool) -> None:
     """Open the page of a stored run in a browser, or say where it is.
 
-    RUN is a run's name, its folder, or 'latest'. A page that is missing or older than its result is made now.
+    RUN is a run's name, its folder, or 'latest'. A page that is missing, or older than its result or than
+    what was accepted last, is made now.
     """
-    from orchestrator.page import page_of
+    from orchestrator.page import accepted_at, is_fresh, page_of
     from orchestrator.report.output import write_file
     from orchestrator.results import RunFolder
 
     workspace = workspace_of(ctx)
     folder = RunFolder.find(workspace.runs, run)
     page = folder.page
-    newest = folder.result.stat().st_mtime if folder.result.exists() else 0.0
-    if not page.exists() or page.stat().st_mtime < newest:
+    if not is_fresh(page, folder, accepted_at(folder.path.parent)):
         write_file(page, page_of(folder, workspace))
     click.echo(str(page))
     if only_print:

@@ -141,7 +141,7 @@ PAGES: dict[str, Page] = {
             ("nx8 open RUN --print", "only where it is"),
         ),
         reads=(RUN,),
-        writes=(f"{RUN}report.html, where it is missing or older than its result",),
+        writes=(f"{RUN}report.html, where it is missing, or older than its result or an acceptance",),
     ),
     "site": Page(
         examples=(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import workspace_of
+from orchestrator.cli.common import json_text, workspace_of
 
 if TYPE_CHECKING:
     from orchestrator.reparse import Outcome, Unreadable
@@ -94,10 +94,8 @@ def _run(ctx: click.Context, run: str, *, as_json: bool) -> int:
 
 
 def _json(outcomes: tuple[Outcome | Unreadable, ...]) -> str:
-    import json
-
     rows = [{"run": one.run_id, "exit_code": int(one.exit_code), "message": one.message} for one in outcomes]
-    return json.dumps({"schema": 1, "runs": rows}, indent=2, ensure_ascii=False, allow_nan=False)
+    return json_text({"schema": 1, "runs": rows})
 
 
 def _all(ctx: click.Context, *, as_json: bool) -> int:
@@ -130,8 +128,6 @@ def _refuse_more_than_all(things: tuple[str, ...]) -> None:
 def _files(
     files: list[Path], *, dialect: str, settings: tuple[str, ...], reference: Path | None, form: str
 ) -> int:
-    import json
-
     from orchestrator.logfile import document, exit_code, known_of, read_log, read_reference
     from orchestrator.logfile.table import table_text
 
@@ -139,7 +135,7 @@ def _files(
     curve = None if reference is None else read_reference(reference, known)
     results = [read_log(file, known, dialect=dialect, reference=curve) for file in files]
     if form == "json":
-        click.echo(json.dumps(document(results), indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(json_text(document(results)))
     else:
         click.echo(table_text(results), nl=False)
     return exit_code(results)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.common import workspace_of
+from orchestrator.cli.common import columns, json_text, workspace_of
 
 if TYPE_CHECKING:
     from orchestrator.runs import OnNodes
@@ -97,10 +96,7 @@ def _asked(workspace: Workspace, cluster: str) -> dict[str, Any]:
 
 def _show(rows: list[dict[str, Any]], as_json: bool, *, key: str) -> None:
     if as_json:
-        click.echo(json.dumps({"schema": 1, key: rows}, indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(json_text({"schema": 1, key: rows}))
         return
-    shown = [dict(zip(rows[0], rows[0], strict=True)), *rows] if rows else []
-    widths = [max(len(str(row[name])) for row in shown) for name in rows[0]] if rows else []
-    for row in shown:
-        line = "  ".join(f"{value!s:<{width}}" for value, width in zip(row.values(), widths, strict=True))
-        click.echo(line.rstrip())
+    heading = [tuple(rows[0])] if rows else []
+    click.echo(columns([*heading, *(tuple(row.values()) for row in rows)]), nl=False)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from orchestrator.cli import language
-from orchestrator.cli.common import workspace_of
+from orchestrator.cli.common import columns, json_text, workspace_of
 
 if TYPE_CHECKING:
     from orchestrator.messages import Language
@@ -73,14 +72,9 @@ def list_(ctx: click.Context, as_json: bool) -> None:
     workspace = workspace_of(ctx)
     rows = listed(Shelf.of(workspace), workspace)
     if as_json:
-        click.echo(
-            json.dumps({"schema": 1, "published": rows}, indent=2, ensure_ascii=False, allow_nan=False)
-        )
+        click.echo(json_text({"schema": 1, "published": rows}))
         return
-    widths = [max(len(str(row[key])) for row in rows) for key in rows[0]] if rows else []
-    for row in rows:
-        line = "  ".join(f"{value!s:<{width}}" for value, width in zip(row.values(), widths, strict=True))
-        click.echo(line.rstrip())
+    click.echo(columns([tuple(row.values()) for row in rows]), nl=False)
 
 
 @command.command("show")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.cli import language
 from orchestrator.cli.common import workspace_of
 
 if TYPE_CHECKING:
@@ -14,9 +15,7 @@ if TYPE_CHECKING:
 
 @click.command("resume")
 @click.argument("named", metavar="RUN", default="latest")
-@click.option(
-    "--lang", type=click.Choice(["zh", "en"]), default="zh", show_default=True, help="Words of the table."
-)
+@language.option("Words of the table.")
 @click.pass_context
 def command(ctx: click.Context, named: str, lang: Language) -> int:
     """Go on with a run whose controller died, within the lease of its nodes.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.common import workspace_of
+from orchestrator.cli.common import json_text, workspace_of
 
 if TYPE_CHECKING:
     from orchestrator.history.judging import Finding
@@ -49,7 +48,7 @@ def command(ctx: click.Context, run: str, proxy: bool, as_json: bool) -> None:
             click.echo(note, err=True)
     if not lines:
         raise missing or unknown(f"run {run_id} has no result that history can keep", f"nx8 parse {run_id}")
-    click.echo(json_text(lines, judged, accepted) if as_json else words(lines, judged, accepted))
+    click.echo(json_text(document(lines, judged, accepted)) if as_json else words(lines, judged, accepted))
 
 
 def words(lines: tuple[Line, ...], judged: tuple[Finding, ...], accepted: tuple[Accepted, ...]) -> str:
@@ -87,8 +86,10 @@ def finding_lines(one: Finding) -> list[str]:
     return lines
 
 
-def json_text(lines: tuple[Line, ...], judged: tuple[Finding, ...], accepted: tuple[Accepted, ...]) -> str:
-    document: dict[str, Any] = {
+def document(
+    lines: tuple[Line, ...], judged: tuple[Finding, ...], accepted: tuple[Accepted, ...]
+) -> dict[str, Any]:
+    return {
         "schema": 1,
         "run_id": lines[0].run_id,
         "cells": [asdict(line) for line in lines],
@@ -98,4 +99,3 @@ def json_text(lines: tuple[Line, ...], judged: tuple[Finding, ...], accepted: tu
         ],
         "accepted": [asdict(one) for one in accepted],
     }
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from orchestrator.cli.common import workspace_of
+from orchestrator.cli.common import json_text, workspace_of
 
 if TYPE_CHECKING:
     from orchestrator.history.judging import Course
@@ -59,7 +58,7 @@ def command(
             click.echo("no full measurement yet: these are proxies and rehearsals", err=True)
     courses = [one for one in courses if one.points]
     if as_json:
-        text = json.dumps({"schema": 1, "series": [document(one, newest) for one in courses]}, indent=2)
+        text = json_text({"schema": 1, "series": [document(one, newest) for one in courses]})
         click.echo(text)
     else:
         click.echo("\n".join(words(one, newest) for one in courses) or "no proven figure is stored yet")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from typing import TYPE_CHECKING
 
 import click
 
-from orchestrator.cli.common import workspace_of
+from orchestrator.cli.common import json_text, workspace_of
 
 if TYPE_CHECKING:
     from orchestrator.cluster import Site
@@ -43,7 +42,7 @@ def check(ctx: click.Context, names: tuple[str, ...], quiet: bool, as_json: bool
             }
             for result in results
         ]
-        click.echo(json.dumps({"schema": 1, "vendors": rows}, indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(json_text({"schema": 1, "vendors": rows}))
     for result in () if as_json else results:
         lacking = len(result.problems)
         click.echo(f"{result.vendor:<10}  {f'lacks {lacking}' if lacking else 'complete'}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError, Nx8Error, Problem
+from orchestrator.history.files import ACCEPTED
 from orchestrator.page.curves import thinned
 from orchestrator.page.gather import earlier_results, gathered
 from orchestrator.page.html import page_html
@@ -16,13 +17,14 @@ from orchestrator.results import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
     from typing import Any
 
     from orchestrator.messages import Language
     from orchestrator.results import RunFolder
     from orchestrator.workspace import Workspace
 
-__all__ = ["curves_svg", "page_of", "write_page"]
+__all__ = ["accepted_at", "curves_svg", "is_fresh", "page_of", "write_page"]
 
 #: The curves of a picture for a README.
 PICTURED = ("throughput", "loss")
@@ -43,6 +45,17 @@ def page_of(
     if earlier is None:
         earlier = earlier_results(folder.path.parent, folder.run_id)
     return page_html(view_of(gathered(folder, workspace, earlier)), index=index)
+
+
+def accepted_at(runs: Path) -> float:
+    """When a person last accepted a run, Unix time; 0 where nobody did. It moves the trends of later ones."""
+    return max((path.stat().st_mtime for path in runs.glob(f"*/{ACCEPTED}")), default=0.0)
+
+
+def is_fresh(page: Path, folder: RunFolder, accepted_s: float) -> bool:
+    """Is the page of a run as new as its result, and as the last word of `accepted_at`?"""
+    newest = max(accepted_s, folder.result.stat().st_mtime if folder.result.exists() else 0.0)
+    return page.exists() and page.stat().st_mtime >= newest
 
 
 def write_page(folder: RunFolder, workspace: Workspace) -> str | None:

@@ -5,22 +5,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.changes import ORDER, Kind, between
+from orchestrator.history.record import environment_of
 from orchestrator.messages import MESSAGES
 from orchestrator.page.words import Span, plain, word
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
+
+    from orchestrator.changes import Change
 
 #: Facts of a machine in the order of the published documents.
 FACTS = ("machine_model", "accelerator_model", "cpu_model", "os", "kernel", "driver", "firmware", "docker")
-#: What most often explains another speed comes first.
-RANK = ("driver", "firmware", "kernel", "image", "rank", "config", "nodes")
+#: The first word of an entry's key → what kind of change it is; of all others, of the system.
+KINDS: dict[str, Kind] = {
+    "driver": "driver",
+    "firmware": "firmware",
+    "kernel": "kernel",
+    "image": "image",
+    "rank": "packages",
+    "config": "config",
+    "nodes": "nodes",
+    "commit": "source",
+    "version": "source",
+}
 ABSENT = "/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     key: str
+    kind: Kind
     label: Span
     before: str
     now: str
@@ -31,25 +46,42 @@ class Difference:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Difference, ...]:
-    """Every entry of either result, the changed ones that explain most first. A result's parts that are of
-    another shape than ours are no entries.
+    """Every entry of either result, and what else changed around them; the changed ones that explain most
+    first. A result's parts that are of another shape than ours are no entries.
     """
     one, other = dict(_entries(before)), dict(_entries(now))
     found = [
         Difference(
             key=key,
+            kind=KINDS.get(key.partition(":")[0], "system"),
             label=(other.get(key) or one[key])[0],
             before=one[key][1] if key in one else ABSENT,
             now=other[key][1] if key in other else ABSENT,
         )
         for key in {**one, **other}
     ]
-    return tuple(sorted(found, key=lambda each: (not each.changed, _place(each.key))))
+    changes = between(environment_of(before["environment"]), environment_of(now["environment"]))
+    found += (_difference(change) for change in changes if not _has_entry(change, {**one, **other}))
+    return tuple(sorted(found, key=lambda each: (not each.changed, ORDER.index(each.kind))))
 
 
-def _place(key: str) -> int:
-    head = key.split(":", 1)[0]
-    return RANK.index(head) if head in RANK else len(RANK)
+def _has_entry(change: Change, keys: Collection[str]) -> bool:
+    """Is it one of the entries already, for all nodes together?"""
+    what = change.what if "nodes" in keys else change.what.removeprefix("host ").removeprefix("versions ")
+    if change.kind in ("nodes", "source") or what in (*FACTS, "network", "image id"):
+        return True
+    return f"node:{what}" in keys or f"rank:{what}" in keys
+
+
+def _difference(change: Change) -> Difference:
+    where = ", ".join(change.where)
+    return Difference(
+        key=f"{change.kind}:{change.what}:{where}",
+        kind=change.kind,
+        label=plain(f"{change.what} ({where})" if where else change.what),
+        before=ABSENT if change.before is None else change.before,
+        now=ABSENT if change.after is None else change.after,
+    )
 
 
 def _entries(result: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Span, str]]]:
@@ -77,7 +109,9 @@ def _entries(result: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Span, str]]
         )
     for tag, image in (environment.get("images") or {}).items():
         identifier = image.get("id") if isinstance(image, dict) else image
-        yield f"image:{tag}", (word("diff.image", tag=tag), str(identifier))
+        # The tag names the content; what is compared is the image of the same vendor and engine.
+        name = str(tag).partition(":")[0]
+        yield f"image:{name}", (word("diff.image", tag=name), str(identifier))
     yield from _of_ranks(result)
     for cell in result["cells"]:
         yield (

@@ -25,7 +25,6 @@ from orchestrator.report.model import guarded
 from orchestrator.results import RunFolder, read_result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from orchestrator.plan import Cell
@@ -51,13 +50,14 @@ class Tail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gathered:
-    """`curves`, `tails` and `jobs` by cell id; `trends` has one of every cell that has a metric. `last_good`
-    is the newest earlier result whose cells of the same kind were MEASURED.
+    """`curves`, `tails` and `jobs` by cell id; `trends` has one of every cell, in their order, and `good`
+    beside each the result of its last good run. `last_good` is the one that the whole run is compared with.
     """
 
     result: Mapping[str, Any]
     curves: Mapping[str, Curves] = field(default_factory=dict)
     trends: Mapping[str, Trend] = field(default_factory=dict)
+    good: Sequence[Mapping[str, Any] | None] = ()
     last_good: Mapping[str, Any] | None = None
     tables: Sequence[Sequence[Compared]] = ()
     tails: Mapping[str, Sequence[Tail]] = field(default_factory=dict)
@@ -86,11 +86,14 @@ def _gathered(
     plan = _plan(folder)
     cells = {cell.cell_id: cell for cell in plan.cells} if plan else {}
     trends = {str(cell["cell_id"]): trend_of(result, cell, earlier) for cell in result["cells"]}
+    by_run = {str(one["run"]["run_id"]): one for one in earlier}
+    last = last_good(list(trends.values()))
     return Gathered(
         result=result,
         curves={name: _curves(folder.cell(name), cell) for name, cell in cells.items()},
         trends=trends,
-        last_good=last_good(result, _before_the_fall(earlier, trends)),
+        good=tuple(by_run.get(trend.last_good or "") for trend in trends.values()),
+        last_good=by_run.get(last or ""),
         tables=tables(result, workspace) if workspace else (),
         tails={
             name: tails(folder.path, folder.cell(name), cells[name])
@@ -127,7 +130,7 @@ def readable(folder: RunFolder) -> Mapping[str, Any] | None:
             identity(cell, str(result["run"]["cluster"]))
             _ = cell["metrics"]["tokens_per_second_per_device"]["value"], cell["verdict"], cell["ranks"]
         return result if isinstance(result["environment"], dict) else None
-    except (ConfigError, KeyError, TypeError, AttributeError):
+    except (ConfigError, *WRONG_SHAPE):
         return None
 
 
@@ -138,26 +141,13 @@ def _accepted(folder: RunFolder) -> tuple[str | None, ...]:
         return ()
 
 
-def _before_the_fall(
-    earlier: Sequence[Mapping[str, Any]], trends: Mapping[str, Trend]
-) -> Sequence[Mapping[str, Any]]:
-    """The runs before the first that was out of its band: a bad run is no last good one."""
-    first_bad = min((trend.first_bad for trend in trends.values() if trend.first_bad), default=None)
-    return [one for one in earlier if first_bad is None or str(one["run"]["run_id"]) < first_bad]
-
-
-def last_good(result: Mapping[str, Any], earlier: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    wanted = {identity(cell, str(result["run"]["cluster"])) for cell in result["cells"]}
-    good = None
-    for one in earlier:
-        kinds = {
-            identity(cell, str(one["run"]["cluster"]))
-            for cell in one["cells"]
-            if cell["verdict"] == "MEASURED"
-        }
-        if wanted & kinds:
-            good = one
-    return good
+def last_good(trends: Sequence[Trend]) -> str | None:
+    """Which run a whole run is compared with: where cells fell out of their bands the one before the first
+    of them did, for what changed since then explains it; else the newest good one of any cell.
+    """
+    fallen = [trend.last_good for trend in trends if trend.first_bad and trend.last_good]
+    known = [trend.last_good for trend in trends if trend.last_good]
+    return min(fallen) if fallen else max(known, default=None)
 
 
 def tables(result: Mapping[str, Any], workspace: Workspace) -> list[Sequence[Compared]]:

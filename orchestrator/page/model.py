@@ -12,19 +12,19 @@ from orchestrator.compare.table import cells_of, notes_of
 from orchestrator.messages import proof_text, reason_text, translated
 from orchestrator.page.banner import Banner, banner_of, config_span
 from orchestrator.page.curves import thinned
-from orchestrator.page.differences import Difference, differences
+from orchestrator.page.figures import Card, Last, cards_of, last_of, same_cell
 from orchestrator.page.gather import Tail
 from orchestrator.page.svg import POINTS, chart_svg, number, trend_svg
-from orchestrator.page.trend import Trend, identity
+from orchestrator.page.trend import RULE, Trend
 from orchestrator.page.words import Span, joined, plain, word
-from orchestrator.report.columns import MEASURED, Notes, table_cell
+from orchestrator.report.columns import MEASURED, straggler_text
 from orchestrator.report.markdown import table_text
 from orchestrator.report.model import Report, build, guarded
-from orchestrator.report.numbers import gib, per_cent, seconds, significant
+from orchestrator.report.numbers import per_cent, seconds, significant
 from orchestrator.report.separated import csv_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from orchestrator.compare.likeness import Compared
     from orchestrator.messages import Language
@@ -34,22 +34,9 @@ if TYPE_CHECKING:
 #: Points of one line, and numbers of all curves of a page: half a megabyte is enough for anybody.
 MOST_POINTS = 1500
 MOST_NUMBERS = 30_000
-#: A change smaller than this is none.
-NOTABLE = 0.015
 #: (upper end of `over`, its class): seven steps from fast to slow.
 LEVELS = ((-0.02, 0), (-0.005, 1), (0.005, 2), (0.02, 3), (0.05, 4), (0.10, 5), (math.inf, 6))
 LANGUAGES: tuple[Language, ...] = ("zh", "en")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
-    """`look` is ok, bad or same; `change` empty where there is nothing to compare with."""
-
-    title: Span
-    value: str
-    unit: Span
-    change: Span
-    look: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,32 +83,6 @@ class CellView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeRow:
-    label: Span
-    before: str
-    now: str
-    change: str
-    look: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Last:
-    """The comparison with the last good run."""
-
-    run_id: str
-    rows: tuple[tuple[Span, tuple[ChangeRow, ...]], ...]
-    differences: tuple[Difference, ...]
-
-    @property
-    def changed(self) -> tuple[Difference, ...]:
-        return tuple(one for one in self.differences if one.changed)
-
-    @property
-    def equal(self) -> tuple[Difference, ...]:
-        return tuple(one for one in self.differences if not one.changed)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TableView:
     """A comparison with published rows in one language."""
 
@@ -164,7 +125,7 @@ def view_of(gathered: Gathered) -> View:
 
 def _view(gathered: Gathered) -> View:
     result = gathered.result
-    last = _last(gathered)
+    last = last_of(gathered)
     slow = [one for cell in result["cells"] for one in _slow(cell, gathered)]
     warnings = list(_warnings(result)) + slow
     lines = sum(len(chart.lines) + 1 for curves in gathered.curves.values() for chart in curves.charts)
@@ -246,7 +207,7 @@ def _cell(
         cell_id=cell_id,
         verdict=str(cell["verdict"]),
         proven=cell["verdict"] == MEASURED,
-        cards=tuple(_cards(cell, gathered)),
+        cards=tuple(cards_of(cell, same_cell(gathered.good[n], cell, gathered.result))),
         charts=tuple(_chart(f"c{n}", chart) for chart in charts),
         thinned=_thinned(curves, most),
         missing=_missing(curves, cell),
@@ -259,74 +220,6 @@ def _cell(
         trend_kind=word(f"trend.{trend.kind}") if trend else plain(""),
         trend_look=_trend_look(trend),
     )
-
-
-def _cards(cell: Mapping[str, Any], gathered: Gathered) -> Iterator[Card]:
-    """The four figures, each in the words of the table, beside the last good run's."""
-    before = _same(gathered.last_good, cell, gathered.result)
-    units = {
-        "tokens_per_second_per_device": ("card.speed", word("card.per_device")),
-        "mfu": ("card.mfu", plain("")),
-        "mem": ("card.mem", plain("GiB")),
-        "loss": ("card.loss", plain("nats/token")),
-    }
-    metrics = {"mfu": "mfu_published", "mem": "memory_used_bytes"}
-    for column, (title, unit) in units.items():
-        text = table_cell(column, cell, Notes(), "en").text
-        has_number = any(char.isdigit() for char in text)
-        change, look = plain(""), "same"
-        if cell["verdict"] != MEASURED:
-            change, look = word("card.unproven"), "none"
-        elif not has_number:
-            change, look = word("card.why"), "none"
-        else:
-            metric = metrics.get(column, column)
-            fraction = _change(before, cell, metric)
-            if fraction is None:
-                change = word("card.first")
-            else:
-                look = _look(fraction, cell["metrics"][metric]["direction"])
-                against = word("card.against")
-                change = Span(*(f"{_signed(fraction)} {said}" for said in against))
-        yield Card(
-            title=word(title), value=text, unit=unit if has_number else plain(""), change=change, look=look
-        )
-
-
-def _same(
-    other: Mapping[str, Any] | None, cell: Mapping[str, Any], result: Mapping[str, Any]
-) -> Mapping[str, Any] | None:
-    if other is None:
-        return None
-    wanted = identity(cell, str(result["run"]["cluster"]))
-    same = (one for one in other["cells"] if identity(one, str(other["run"]["cluster"])) == wanted)
-    return next((one for one in same if one["verdict"] == MEASURED), None)
-
-
-def _value(cell: Mapping[str, Any] | None, metric: str) -> float | None:
-    if cell is None or cell["verdict"] != MEASURED:
-        return None
-    value = (cell["metrics"].get(metric) or {}).get("value")
-    return None if value is None else float(value)
-
-
-def _change(before: Mapping[str, Any] | None, now: Mapping[str, Any], metric: str) -> float | None:
-    one, other = _value(before, metric), _value(now, metric)
-    if one is None or other is None or one == 0:
-        return None
-    change = (other - one) / abs(one)
-    return change if math.isfinite(change) else None
-
-
-def _signed(fraction: float) -> str:
-    sign = "≈" if abs(fraction) < NOTABLE else "▲" if fraction > 0 else "▼"
-    return f"{sign} {fraction * 100:+.1f} %".replace("-", "−")
-
-
-def _look(fraction: float, direction: str) -> str:
-    if abs(fraction) < NOTABLE or direction not in ("higher", "lower"):
-        return "same"
-    return "ok" if (fraction > 0) == (direction == "higher") else "bad"
 
 
 def _chart(cell: str, chart: Chart) -> ChartView:
@@ -435,7 +328,7 @@ def _slow(cell: Mapping[str, Any], gathered: Gathered) -> Iterator[Span]:
 def _trend_said(trend: Trend) -> Span:
     count = len(trend.points)
     if trend.low is None or trend.high is None or trend.median is None:
-        return word("trend.no_band", count=count)
+        return word("trend.no_band", count=count, least=RULE.min_points)
     return word(
         "trend.band",
         count=count,
@@ -451,43 +344,6 @@ def _trend_look(trend: Trend | None) -> str:
     return looks.get(trend.kind, "none") if trend else "none"
 
 
-def _last(gathered: Gathered) -> Last | None:
-    other = gathered.last_good
-    if other is None:
-        return None
-    rows = []
-    for cell in gathered.result["cells"]:
-        before = _same(other, cell, gathered.result)
-        if before is not None and cell["verdict"] == MEASURED:
-            rows.append((config_span(cell), tuple(_change_rows(before, cell))))
-    return Last(
-        run_id=str(other["run"]["run_id"]), rows=tuple(rows), differences=differences(other, gathered.result)
-    )
-
-
-def _change_rows(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[ChangeRow]:
-    shown: dict[str, tuple[str, Callable[[float], str]]] = {
-        "speed": ("tokens_per_second_per_device", significant),
-        "mfu": ("mfu_published", per_cent),
-        "loss": ("loss", significant),
-        "mem": ("memory_used_bytes", gib),
-        "p50": ("step_time_p50_s", significant),
-        "p99": ("step_time_p99_s", significant),
-    }
-    for key, (metric, text) in shown.items():
-        one, other = _value(before, metric), _value(now, metric)
-        if one is None and other is None:
-            continue
-        change = _change(before, now, metric)
-        yield ChangeRow(
-            label=word(f"metric.{key}"),
-            before="–" if one is None else text(one),
-            now="–" if other is None else text(other),
-            change="–" if change is None else _signed(change),
-            look="same" if change is None else _look(change, now["metrics"][metric]["direction"]),
-        )
-
-
 def _table(table: Sequence[Compared], language: Language) -> TableView:
     headings, rows = cells_of(table, language)
     return TableView(
@@ -500,13 +356,8 @@ def _table(table: Sequence[Compared], language: Language) -> TableView:
 def _degraded(result: Mapping[str, Any]) -> Iterator[Span]:
     for cell in result["cells"]:
         for one in cell.get("degraded") or ():
-            yield word(
-                "said.degraded",
-                what=one.get("what"),
-                node=one.get("node"),
-                rank=one.get("rank"),
-                factor=one.get("factor"),
-            )
+            slow = Span(straggler_text(one, "zh"), straggler_text(one, "en"))
+            yield Span(*(f"{text}: {said}" for text, said in zip(config_span(cell), slow, strict=True)))
 
 
 def _warnings(result: Mapping[str, Any]) -> Iterator[Span]:

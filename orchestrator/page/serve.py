@@ -49,7 +49,7 @@ def server(workspace: Workspace, *, address: str = "127.0.0.1", port: int = PORT
         daemon_threads = True
 
     try:
-        made = Server((host, port), _handler(workspace))
+        made = Server((host, port), _handler(workspace, host))
     except OSError as error:
         help_ = "nx8 serve --port N   takes another; 0 a free one"
         message = f"cannot listen on {host} port {port}: {error.strerror}"
@@ -61,8 +61,9 @@ def _loopback(address: str) -> str:
     """The address as numbers; a name other than localhost is none, whatever it leads to."""
     text = {"localhost": "127.0.0.1"}.get(address, address).strip("[]")
     try:
-        if ipaddress.ip_address(text).is_loopback:
-            return text
+        found = ipaddress.ip_address(text)
+        if found.is_loopback:
+            return str(found)
     except ValueError:
         pass
     raise ConfigError(
@@ -75,7 +76,14 @@ def _loopback(address: str) -> str:
     )
 
 
-def _handler(workspace: Workspace) -> type[BaseHTTPRequestHandler]:
+def _shown(host: str) -> str:
+    """An address as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _handler(workspace: Workspace, host: str) -> type[BaseHTTPRequestHandler]:
+    names = NAMES | {_shown(host)}
+
     class Handler(BaseHTTPRequestHandler):
         server_version = "nx8"
         sys_version = ""
@@ -95,7 +103,7 @@ def _handler(workspace: Workspace) -> type[BaseHTTPRequestHandler]:
         def _answer(self, *, body: bool) -> None:
             # A name that leads here by someone's DNS is not ours: its pages could read these.
             name = re.sub(r":\d+$", "", self.headers.get("Host", ""))
-            if name not in NAMES:
+            if name not in names:
                 self._send(HTTPStatus.MISDIRECTED_REQUEST, "not my name\n", body=body, kind="text/plain")
                 return
             status, text, kind = _page(workspace, self.path.split("?", 1)[0])
@@ -139,6 +147,5 @@ def serve(workspace: Workspace, *, address: str, port: int, said: Callable[[str]
     """Answers until it is interrupted; `said` gets the address once it listens."""
     with server(workspace, address=address, port=port) as made:
         host, number = made.server_address[:2]
-        shown = f"[{host!s}]" if ":" in str(host) else str(host)
-        said(f"http://{shown}:{number}/")
+        said(f"http://{_shown(str(host))}:{number}/")
         made.serve_forever()

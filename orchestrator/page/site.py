@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import Nx8Error
-from orchestrator.page import page_of
+from orchestrator.page import accepted_at, is_fresh, page_of
 from orchestrator.page.banner import LOOKS, config_span
 from orchestrator.page.gather import readable
 from orchestrator.page.html import index_html
@@ -23,6 +23,7 @@ from orchestrator.results import RunFolder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from orchestrator.page.trend import Identity
     from orchestrator.workspace import Workspace
 
 #: How many runs an index lists unless said otherwise.
@@ -88,7 +89,7 @@ def index_view(history: History, *, listed: int = LISTED, link: Callable[[str], 
 
 def _series(results: Sequence[Mapping[str, Any]], link: Callable[[str], str]) -> Iterator[SeriesRow]:
     """The newest cell of every kind, newest first."""
-    seen: set[tuple[str, ...]] = set()
+    seen: set[Identity] = set()
     for n in range(len(results) - 1, -1, -1):
         result = results[n]
         for cell in result["cells"]:
@@ -150,7 +151,8 @@ class Made:
 
 
 def write_site(workspace: Workspace, folder: Path, *, listed: int = LISTED) -> Made:
-    """The site in `folder`, which is made. A run's page is written again when its result is newer.
+    """The site in `folder`, which is made. A run's page is written again when its result is newer, or
+    a run was accepted since.
 
     Raises ConfigError (E840) where it cannot be written.
     """
@@ -162,11 +164,12 @@ def write_site(workspace: Workspace, folder: Path, *, listed: int = LISTED) -> M
     except OSError as error:
         raise ConfigError(storage_problem(error, folder, code="E840")) from error
     history = History.read(workspace.runs)
+    accepted = accepted_at(workspace.runs)
     written = kept = 0
     failed: list[tuple[str, str]] = []
     for run, _ in history.runs[-listed:]:
         page = folder / f"{run.run_id}.html"
-        if page.exists() and page.stat().st_mtime >= run.result.stat().st_mtime:
+        if is_fresh(page, run, accepted):
             kept += 1
             continue
         try:

@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator import gate
 from orchestrator.gate import Rule
+from orchestrator.history.judging import OUTSIDE
+from orchestrator.history.record import series_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from orchestrator.history.record import Series
+
+    #: Series of history, batch, model of a proxy.
+    Identity = tuple[Series, str, str | None]
 
 METRIC = "tokens_per_second_per_device"
 #: The page judges as the gate does where no suite says otherwise.
@@ -40,7 +47,8 @@ class Point:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trend:
     """The points oldest first, this run's last. The band is null where there is too little history; `n` runs
-    made it. `first_bad` is the run since which values are out of the band.
+    made it. `first_bad` is the run since which values are out of the band, `last_good` the newest run before
+    this one that the gate did not find outside its band.
     """
 
     cell_id: str
@@ -52,27 +60,16 @@ class Trend:
     median: float | None
     n: int
     first_bad: str | None = None
+    last_good: str | None = None
 
 
-def identity(cell: Mapping[str, Any], cluster: str) -> tuple[str, ...]:
-    """What two cells must share to stand in one trend."""
+def identity(cell: Mapping[str, Any], cluster: str) -> Identity:
+    """What two cells must share to stand in one trend: the series of history, and of the same batch; a proxy
+    only beside one of the same model.
+    """
     proxy = cell["proxy"]
-    return tuple(
-        str(part)
-        for part in (
-            cell["case"],
-            cell["stage"],
-            cell["vendor"],
-            cell["device"],
-            f"{cell['num_nodes']}x{cell['devices_per_node']}",
-            cell["precision"]["label"],
-            cell["fix_hp"],
-            cluster,
-            None if proxy is None else proxy["of"],
-            cell.get("rehearsal") is not None,
-            sorted(cell["batch"].items()),
-        )
-    )
+    batch = ", ".join(f"{name}={size}" for name, size in sorted(cell["batch"].items()))
+    return series_of(cell, cluster), batch, None if proxy is None else str(proxy["of"])
 
 
 def trend_of(
@@ -119,6 +116,9 @@ def judged(cell_id: str, points: Sequence[Point], rule: Rule = RULE) -> Trend:
     ]
     walked = gate.walk(measured, rule=rule, metric=gate.rule_for(rule, METRIC)).judged
     last = walked[-1] if walked else None
+    proven = points[-1].value is not None
+    good = [one.point.run_id for one in (walked[:-1] if proven else walked) if one.kind not in OUTSIDE]
+    last_good = good[-1] if good else None
     if last is None or last.verdict.band_low is None:
         return Trend(
             cell_id=cell_id,
@@ -129,18 +129,20 @@ def judged(cell_id: str, points: Sequence[Point], rule: Rule = RULE) -> Trend:
             high=None,
             median=None,
             n=last.verdict.n if last else 0,
+            last_good=last_good,
         )
     return Trend(
         cell_id=cell_id,
         metric=METRIC,
         points=tuple(points),
-        kind=_KINDS[last.kind] if points[-1].value is not None else "no_history",
+        kind=_KINDS[last.kind] if proven else "no_history",
         low=last.verdict.band_low,
         high=last.verdict.band_high,
         median=last.verdict.median,
         n=last.verdict.n,
         # Of a fall, since when; a rise needs no last good run.
         first_bad=walked[-last.runs].point.run_id if last.runs and last.verdict.kind == "worse" else None,
+        last_good=last_good,
     )
 
 

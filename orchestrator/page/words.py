@@ -69,9 +69,6 @@ WORDS: dict[str, Message] = {
         "只有这一次：下一次运行仍如此才算退化。", "Once only: it counts when the next run confirms it."
     ),
     "said.changed": Message("与上一次正常运行相比的变化：{what}", "Changed since the last good run: {what}"),
-    "said.degraded": Message(
-        "{what}：{node}，rank {rank}，慢 {factor} 倍", "{what}: {node}, rank {rank}, {factor}× slower"
-    ),
     "said.slow": Message(
         "{config}：{node} 的设备 {device}（rank {rank}）计算慢 {over}",
         "{config}: device {device} of {node} (rank {rank}) computes {over} slower than its peers",
@@ -149,8 +146,8 @@ WORDS: dict[str, Message] = {
         "runs before ± 4·MAD ({low} … {high}).",
     ),
     "trend.no_band": Message(
-        "token/p/s，同类运行共 {count} 次；至少 5 次更早的 MEASURED 运行才有正常范围。",
-        "token/p/s, runs of this kind: {count}; a usual band takes 5 MEASURED runs before this one.",
+        "token/p/s，同类运行共 {count} 次；至少 {least} 次更早的 MEASURED 运行才有正常范围。",
+        "token/p/s, runs of this kind: {count}; a usual band takes {least} MEASURED runs before this one.",
     ),
     "trend.in_band": Message("≈ 在正常范围内", "≈ within the usual band"),
     "trend.suspect": Message("▼ 可疑，待确认", "▼ suspect, to be confirmed"),

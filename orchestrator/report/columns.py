@@ -87,12 +87,12 @@ def _config(cell: Mapping[str, Any], notes: Notes, language: Language) -> TableC
         what = translated(cell["rehearsal"], language)
         marks.append(notes.number(say("note.rehearsal", language, what=what)))
     if cell.get("degraded"):
-        slow = "; ".join(_slow(one, language) for one in cell["degraded"])
+        slow = "; ".join(straggler_text(one, language) for one in cell["degraded"])
         marks.append(notes.number(say("note.degraded", language, slow=slow)))
     return TableCell(text=text, notes=tuple(marks))
 
 
-def _slow(one: Mapping[str, Any], language: Language) -> str:
+def straggler_text(one: Mapping[str, Any], language: Language) -> str:
     """One straggler in words."""
     key = "degraded.node" if one["rank"] is None else "degraded.rank"
     return say(key, language, node=one["node"], rank=one["rank"], factor=f"{one['factor']:.2f}")

@@ -46,6 +46,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.timeout(1500))
 
 
+def require_host(*, in_ci: bool = IN_CI) -> None:
+    """Before a lab is made: skips where this machine cannot have one, and fails where it has to."""
+    if found := host.problems():
+        why = "; ".join(f"{problem.message} ({problem.help})" for problem in found)
+        if in_ci:
+            pytest.fail(f"CI never skips the lab: {why}")
+        pytest.skip(why)
+
+
 @dataclass
 class Bed:
     """A lab that runs, with the home folder whose cluster/lab.yaml describes it."""
@@ -70,11 +79,7 @@ class Bed:
 @pytest.fixture(scope="session")
 def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Bed]]:
     """vendor, nodes=2, devices=2 → a running lab; the same one for the same wish."""
-    if found := host.problems():
-        why = "; ".join(f"{problem.message} ({problem.help})" for problem in found)
-        if IN_CI:
-            pytest.fail(f"CI never skips the lab: {why}")
-        pytest.skip(why)
+    require_host()
     running: dict[tuple[str, int, int], Bed] = {}
 
     def make(vendor: str, *, nodes: int = 2, devices: int = 2) -> Bed:

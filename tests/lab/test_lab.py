@@ -19,6 +19,7 @@ from orchestrator.load import load
 from orchestrator.probe import Sample, read_probe, render_probe, stand_in
 from orchestrator.vendors import Vendor
 from orchestrator.workspace import Workspace
+from tests.lab.conftest import HERE, require_host
 
 if TYPE_CHECKING:
     from orchestrator.lab.names import Names
@@ -124,6 +125,17 @@ def test_missing_packages_are_named_with_the_line_that_installs_them(monkeypatch
         host.require()
     assert "apt-get install -y --no-install-recommends mmdebstrap" in str(caught.value)
     assert caught.value.exit_code == 3
+
+
+def test_ci_never_skips_the_lab(monkeypatch):
+    monkeypatch.setattr(host, "program", lambda _: None)
+    with pytest.raises(pytest.fail.Exception, match="CI never skips the lab"):
+        require_host(in_ci=True)
+    with pytest.raises(pytest.skip.Exception, match="mmdebstrap"):
+        require_host(in_ci=False)
+    others = [path for path in HERE.glob("test_*.py") if path != Path(__file__)]
+    assert not [path.name for path in others if "host.problems()" in path.read_text()]
+    assert "\nexport CI=true" in (ROOT / ".ci" / "run").read_text()
 
 
 def test_a_mirror_that_does_not_answer_is_said_at_once(tmp_path):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Labs = Callable[..., Any]
+    FirstRun = Callable[[str], subprocess.CompletedProcess[str]]
 
 pytestmark = pytest.mark.lab
 
@@ -49,12 +50,26 @@ def left_on(bed: Any) -> list[str]:
     return [f"{node.name}: {one}" for node in bed.nodes for one in bed.on(node, look).split()]
 
 
+@pytest.fixture(scope="module")
+def first_run(labs: Labs) -> FirstRun:
+    """vendor → the first run on a lab of it, made once."""
+    made: dict[str, subprocess.CompletedProcess[str]] = {}
+
+    def of(vendor: str) -> subprocess.CompletedProcess[str]:
+        if vendor not in made:
+            made[vendor] = run(labs(vendor), "--steps", "20")
+        return made[vendor]
+
+    return of
+
+
 @pytest.mark.parametrize(
     "vendor", [*CI_VENDORS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHER_VENDORS)]
 )
-def test_a_rehearsal_is_measured_through_the_vendor_s_own_probe(vendor: str, labs: Labs) -> None:
-    bed = labs(vendor)
-    done = run(bed, "--steps", "20")
+def test_a_rehearsal_is_measured_through_the_vendor_s_own_probe(
+    vendor: str, labs: Labs, first_run: FirstRun
+) -> None:
+    bed, done = labs(vendor), first_run(vendor)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = Path(done.stdout.splitlines()[-1])
     result = json.loads((folder / "result.json").read_text("utf-8"))
@@ -76,9 +91,22 @@ def test_a_rehearsal_is_measured_through_the_vendor_s_own_probe(vendor: str, lab
     assert nx8(bed.workspace.home, "parse", folder.name).returncode == 0
 
 
-def test_a_second_run_finds_image_and_data_where_they_are(labs: Labs) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_rehearsal_that_names_no_case_measures_all_of_them(labs: Labs) -> None:
     bed = labs(VENDOR)
-    assert run(bed, "--steps", "5").returncode == 0
+    argv = (sys.executable, "-m", "orchestrator", "--home", str(bed.workspace.home), "run")
+    words = ("--vendor", VENDOR, "--cluster", "lab", "--steps", "4")
+    done = subprocess.run((*argv, *words), capture_output=True, text=True, timeout=3000)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((Path(done.stdout.splitlines()[-1]) / "result.json").read_text("utf-8"))
+    assert {cell["case"] for cell in result["cells"]} == set(bed.workspace.case_names())
+    assert {cell["verdict"] for cell in result["cells"]} == {"MEASURED"}
+
+
+def test_a_second_run_finds_image_and_data_where_they_are(labs: Labs, first_run: FirstRun) -> None:
+    bed = labs(VENDOR)
+    assert first_run(VENDOR).returncode == 0
     done = run(bed, "--steps", "5")
     assert done.returncode == 0, done.stderr
     assert "on every node already" in done.stderr
@@ -125,7 +153,7 @@ def test_a_node_that_another_run_holds_is_busy_and_nothing_is_touched(labs: Labs
 
 
 def test_a_build_that_fails_is_exit_5_with_its_last_lines_and_no_container(labs: Labs) -> None:
-    bed = labs(VENDOR, nodes=3, devices=1)
+    bed = labs(VENDOR)
     template = bed.workspace.vendors / VENDOR / "Dockerfile.j2"
     text = template.read_text("utf-8")
     program = (

@@ -204,8 +204,8 @@ def test_a_rank_that_is_killed_is_named_with_its_groups(bench, rank):
 @pytest.mark.parametrize("rank", [pytest.param(r, marks=() if r == 1 else pytest.mark.slow) for r in WORDS])
 def test_a_rank_that_stands_still_is_named_with_its_groups(bench, rank):
     cell = cell_of(bench, measured=5000)
-    # On a busy machine ranks that do hear SIGTERM take their time.
-    running = bench.start(to_json(cell.job), options=("--grace", "30"))
+    # Ranks that do hear SIGTERM end within a tenth of a second; a busy machine has a hundred times as long.
+    running = bench.start(to_json(cell.job), options=("--grace", "15"))
     pid = running.await_record(rank, "hello")["pid"]
     running.await_record(rank, "step", step=3)
     os.kill(pid, signal.SIGSTOP)

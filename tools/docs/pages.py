@@ -16,10 +16,12 @@ def stale() -> list[str]:
 
 def write() -> list[str]:
     """Writes what is not fresh; returns those names."""
-    names = stale()
-    for name in names:
-        (errors.DOCS / name).write_text(made()[name], "utf-8")
-    return names
+    written = []
+    for name, text in made().items():
+        if _stored(name) != text:
+            (errors.DOCS / name).write_text(text, "utf-8")
+            written.append(name)
+    return written
 
 
 def wrong() -> list[str]:
