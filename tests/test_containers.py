@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import select
@@ -110,7 +111,9 @@ class Machine:
         return tuple({"exists": path in there, "size": there.get(path)} for path in paths)
 
     def sha256(self, *paths: str, **_: Any) -> tuple[str | None, ...]:
-        return tuple(hashlib.sha256(self.files[path]).hexdigest() for path in paths)
+        return tuple(
+            hashlib.sha256(self.files[path]).hexdigest() if path in self.files else None for path in paths
+        )
 
     def remove_tree(self, path: str, *, root: str) -> tuple[str, ...]:
         assert path.startswith(f"{root}/")
@@ -221,6 +224,48 @@ def test_a_piece_that_was_kept_in_part_is_written_again_at_its_place(tmp_path: P
     node.offsets["launcher.log"] = 2
     node.mirror(until_end=True)
     assert (tmp_path / "launcher.log").read_bytes() == b"0123456789"
+
+
+def mirrored(machine: Machine, folder: Path) -> OnNode:
+    node = OnNode(launch=LAUNCH, remote=machine, host_output=folder)  # type: ignore[arg-type]
+    node.mirror(until_end=True)
+    return node
+
+
+def test_a_copy_whose_file_the_node_has_no_more_stays_and_is_no_evidence(tmp_path: Path) -> None:
+    machine = Machine(files={LOG: b"0123456789"})
+    node = mirrored(machine, tmp_path)
+    machine.files.clear()
+    assert node.compared(limit_s=DEADLINE_S) == ["launcher.log"]
+    assert (tmp_path / "launcher.log").read_bytes() == b"0123456789"
+
+
+def test_a_copy_that_differs_is_fetched_once_more(tmp_path: Path) -> None:
+    machine = Machine(files={LOG: b"0123456789"})
+    node = mirrored(machine, tmp_path)
+    (tmp_path / "launcher.log").write_bytes(b"01234x6789 and more")
+    assert node.compared(limit_s=DEADLINE_S) == []
+    assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("launcher.log", b"0123456789")]
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_copy_for_which_none_comes_in_its_place_stays_and_is_no_evidence(
+    breaks: bool, tmp_path: Path
+) -> None:
+    machine = Machine(files={LOG: b"0123456789"})
+    node = mirrored(machine, tmp_path)
+    (tmp_path / "launcher.log").write_bytes(b"01234x6789")
+
+    def read(wanted: Sequence[tuple[str, int, int]]) -> tuple[Piece, ...]:
+        if breaks:
+            raise lost()
+        machine.files.clear()
+        return tuple(machine.piece(*one) for one in wanted)
+
+    machine.read = read  # type: ignore[method-assign]
+    with pytest.raises(LinkLost) if breaks else contextlib.nullcontext():
+        assert node.compared(limit_s=DEADLINE_S) == ["launcher.log"]
+    assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("launcher.log", b"01234x6789")]
 
 
 def test_the_limit_for_bringing_files_home_grows_with_their_bytes() -> None:
