@@ -64,8 +64,12 @@ class Lease:
         return in_time and self.lost is None and self.ends_in_s > 0
 
     def hurry(self) -> None:
-        """From now on a broken link has HURRY_S to mend."""
+        """From now on a broken link has HURRY_S to mend, until something else begins."""
         self._hurry_s = self._hurry_s or time.monotonic() + HURRY_S
+
+    def ease(self) -> None:
+        """From now on a broken link has the whole lease again: what was to end quickly has ended."""
+        self._hurry_s = None
 
     def take(self) -> Locked:
         """Takes the node's lock, or finds that it is ours already; begins to renew. Raises RemoteError."""

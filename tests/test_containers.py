@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator import docker
-from orchestrator.containers import MONITOR_MARGIN_S, Containers, following, monitor_limit_s
+from orchestrator.containers import MONITOR_MARGIN_S, Containers, following, monitor_limit_s, started
 from orchestrator.containers.clearing import Left, cleared, swept
 from orchestrator.containers.onnode import OnNode
 from orchestrator.errors import Nx8Error
+from orchestrator.lease import Lease
 from orchestrator.remote.errors import LinkLost, OverTime
-from orchestrator.remote.pool import in_parallel
+from orchestrator.remote.pool import failures, in_parallel, together
 from orchestrator.remote.remote import Completed, Piece
+from orchestrator.results import RunFolder
 from tests.cellmaker import make_cell
 
 if TYPE_CHECKING:
@@ -31,6 +33,13 @@ LOG = "/w/runs/r/c/node0/launcher.log"
 ID = "ab" * 32
 GONE = b"Error: No such container: nx8-r-c-n0"
 RUN = {"nx8.run": "r"}
+#: What starting takes besides.
+GIVEN: dict[str, Any] = {
+    "images": {},
+    "work_dir": "/w",
+    "monitor_limit_s": DEADLINE_S,
+    "insisted": lambda: False,
+}
 
 
 def slow() -> OverTime:
@@ -124,8 +133,20 @@ class Machine:
 class Pool:
     machine: Machine
 
-    def settle(self, function: Callable[[Machine], Any], *, nodes: Any, limit_s: float) -> dict[str, Any]:
+    def __getitem__(self, name: str) -> Machine:
+        assert name == self.machine.name
+        return self.machine
+
+    def settle(
+        self, function: Callable[[Machine], Any], *, nodes: Any, limit_s: float | None = None
+    ) -> dict[str, Any]:
         return in_parallel(lambda _: function(self.machine), list(nodes), limit_s=limit_s)
+
+    def each(self, function: Callable[[Machine], Any], *, nodes: Any, gang: bool) -> dict[str, Any]:
+        found = self.settle(function, nodes=nodes)
+        if failed := failures(found):
+            raise together(failed)
+        return found
 
 
 @pytest.fixture
@@ -311,6 +332,26 @@ def test_a_node_that_did_not_answer_may_hold_everything_of_the_run() -> None:
     assert left.container
     assert "rm -r /w/runs/r" in left.by_hand
     assert "label=nx8.run=r" in left.by_hand
+
+
+def test_a_link_has_the_whole_lease_again_once_the_next_cell_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.lease.HURRY_S", 0.0)
+    machine = Machine(docker_down=True, folders={"/w/runs/r/c": ()})
+    lease = Lease(machine, {}, lease_s=DEADLINE_S, tell=lambda *_, **__: None)  # type: ignore[arg-type]
+    lease.hurry()  # as a cell is stopped that stood still
+    assert not lease.hopeful()
+
+    def make_dirs(*_: str, **__: Any) -> None:
+        assert lease.hopeful()
+        raise lost()
+
+    machine.make_dirs = make_dirs  # type: ignore[attr-defined]
+    cell = replace(make_cell(), launches=(LAUNCH,))
+    files = RunFolder(path=tmp_path).cell("c")
+    with pytest.raises(LinkLost), started(Pool(machine), cell, files, leases={LAUNCH.node: lease}, **GIVEN):
+        pass
 
 
 def test_clearing_goes_on_after_what_fails(tmp_path: Path) -> None:

@@ -115,6 +115,8 @@ def started(
 def _prepare(node: OnNode, cell: Cell, work_dir: str, run: Path) -> None:
     """The job's folder, with what the stage before left of the run's folder `run`."""
     folder = str(node.launch.node_job_dir)
+    if node.lease is not None:
+        node.lease.ease()
     node.remote.make_dirs(f"{work_dir}/runs", marker=True)
     node.remote.make_dirs(folder, node.node_output)
     node.remote.write(f"{folder}/job.json", to_json(cell.job).encode("utf-8"))

@@ -199,8 +199,8 @@ class OnNode:
         return sum(max(0, size - held) for size, held in zip(whole, here, strict=True)), sum(whole)
 
     def compared(self, *, limit_s: float) -> list[str]:
-        """The files whose bytes here are not those on the node, also after they were fetched once more. A copy
-        whose file the node has no more, or does not let us read, is all that is left of it, and stays.
+        """The files whose bytes here are not those on the node, also after they were fetched once more. A
+        copy whose file the node has no more, or does not let us read, is all that is left of it, and stays.
         """
         found = self.differing(self.files, limit_s=limit_s)
         again = [name for name, digest in found.items() if digest is not None]
@@ -230,8 +230,8 @@ class OnNode:
                     path.replace(self.host_output / name)
 
     def differing(self, files: Sequence[str], *, limit_s: float) -> dict[str, str | None]:
-        """Of these files those whose bytes here are not the node's: the SHA-256 there, None where it cannot be
-        read.
+        """Of these files those whose bytes here are not the node's: the SHA-256 there, None where it cannot
+        be read.
         """
         names = [name for name in files if self.offsets.get(name)]
         paths = (f"{self.node_output}/{name}" for name in names)
