@@ -277,12 +277,7 @@ def finished(going: Going) -> None:
     with going.phases.measure("report"):
         going.about["cells"] = {cell_id: asdict(one) for cell_id, one in seen.items()}
         going.about["containers"] = going.runner.containers()
-        if going.folder.result.is_file():
-            # Another controller came so far: what is stored is never replaced.
-            stored = report_text(read_result(going.folder))
-            write_atomic(going.folder.report, stored.encode("utf-8"))
-        else:
-            reported(going.folder, going.planned, going.about, going.phases)
+        reported(going.folder, going.planned, going.about, going.phases)
     failpoints.passed("reported")
     if going.journal.trouble is not None:
         going.view.phase("warning", f"the journal could not be written: {going.journal.trouble}")
@@ -522,11 +517,15 @@ def not_run(reason: str) -> HostSeen:
 
 
 def reported(folder: RunFolder, planned: Plan, about: dict[str, object], phases: Phases) -> None:
-    """result.json and report.md from the files just collected.
+    """result.json and report.md from the files just collected. Where another controller of the run came so
+    far, what is stored is never replaced, and only reported.
 
     The phases belong to the result and derive() must give the same bytes again later, so host.json is
     written once with the time that judging took, measured on a first pass.
     """
+    if folder.result.is_file():
+        write_atomic(folder.report, report_text(read_result(folder)).encode("utf-8"))
+        return
     began = time.monotonic()
     draft = derive(folder, planned, {**about, **timing(phases)})
     report_text(draft)
