@@ -238,7 +238,11 @@ class Fleet:
             name: Lease(self.pool[name], owner, lease_s=cluster.lease_s, tell=self.tell)
             for name in sorted(self.names)
         }
-        self._resume({name: lease for name, lease in leases.items() if name in held}, planned.identity.run_id)
+        resumed(
+            self.pool,
+            {name: lease for name, lease in leases.items() if name in held},
+            planned.identity.run_id,
+        )
         taken = [name for name in leases if name in held]
         try:
             for name, lease in leases.items():
@@ -252,16 +256,6 @@ class Fleet:
             yield
         finally:
             self._let_go(taken, planned.identity.run_id, owner)
-
-    def _resume(self, leases: dict[str, Lease], run_id: str) -> None:
-        """Goes on with what another controller of this run took. Raises PreflightError (E251) where a lease
-        has expired since; then nothing was touched, and the other leases end by themselves.
-        """
-        lapsed = {name: why for name, lease in leases.items() if (why := lease.resume())}
-        if lapsed:
-            for lease in leases.values():
-                lease.pause()
-            raise PreflightError(_lapsed(run_id, why) for why in lapsed.values())
 
     def _take(self, lease: Lease, taken: list[str]) -> None:
         """Raises BusyError where another run holds the node, or a dead one's containers cannot be removed."""
@@ -310,6 +304,29 @@ class Fleet:
         self.tell("released", nodes=[name for name in free if name not in silent], kept=kept)
 
 
+def resumed(pool: Pool, leases: Mapping[str, Lease], run_id: str) -> None:
+    """Goes on with what another controller of this run took, on all of its nodes at once. Raises
+    PreflightError where a lease has expired since (E251), or a node cannot be asked (E260); then nothing was
+    touched, none is renewed any more, and all end by themselves.
+    """
+    with ExitStack() as undo:
+        for lease in leases.values():
+            undo.callback(lease.pause)
+        found = pool.settle(lambda remote: leases[remote.name].resume(), nodes=leases)
+        silent = {name: value for name, value in found.items() if isinstance(value, Nx8Error)}
+        lapsed = {name: value for name, value in found.items() if isinstance(value, str)}
+        for name, error in silent.items():
+            if leases[name].ends_in_s <= 0:
+                lapsed[name] = (
+                    f"{said(error)}; that was for longer than its lease of {leases[name].lease_s:g} s"
+                )
+        if lapsed:
+            raise PreflightError(_lapsed(run_id, lapsed[name]) for name in leases if name in lapsed)
+        if silent:
+            raise PreflightError(_not_yet(run_id, error) for error in silent.values())
+        undo.pop_all()
+
+
 def _unlocked(remote: Remote, owner: dict[str, Any]) -> bool:
     released = remote.unlock_dir(LOCK, owner)
     failpoints.passed("unlocked")
@@ -336,6 +353,14 @@ def _lapsed(run_id: str, why: str) -> Problem:
         code="E251",
         message=f"run {run_id} cannot be resumed: {why}",
         help="what it had measured by then is kept; run again, and `nx8 clean` removes what is left on nodes",
+    )
+
+
+def _not_yet(run_id: str, error: Nx8Error) -> Problem:
+    return Problem(
+        code="E260",
+        message=f"run {run_id} cannot be gone on with now: {said(error)}",
+        help=f"mend that, then again within the lease: nx8 resume {run_id}",
     )
 
 

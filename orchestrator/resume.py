@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 def resume(workspace: Workspace, folder: RunFolder, *, view: View, signals: Signals) -> None:
     """Raises ConfigError (E254) for a run that is at its end, or has no leases to hold; BusyError (E253)
-    while somebody follows it; PreflightError (E251) when a lease has expired.
+    while somebody follows it; PreflightError where a lease has expired (E251) or a node cannot be asked
+    (E260).
     """
     planned = read_stored(folder.plan, Plan)
     past = Past.of(read(folder.journal))

@@ -266,7 +266,9 @@ def closing(going: Going) -> Iterator[None]:
         raise
     except Nx8Error as error:
         codes = [problem.code for problem in error.problems]
-        going.journal.add("closed", state="lost" if "E251" in codes else "failed", why=codes)
+        # E260: its containers and locks stand, and it can be tried again.
+        state = "lost" if "E251" in codes else "left" if "E260" in codes else "failed"
+        going.journal.add("closed", state=state, why=codes)
         raise
 
 
