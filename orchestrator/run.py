@@ -18,7 +18,7 @@ from orchestrator.attempts import attempted
 from orchestrator.derive import derive, render
 from orchestrator.errors import ConfigError, Nx8Error, PreflightError, Problem, Stopped
 from orchestrator.follow import follow
-from orchestrator.journal import Journal, Past
+from orchestrator.journal import Journal, Past, moment_s
 from orchestrator.launch import launched
 from orchestrator.parse.strict import Fields
 from orchestrator.placing import Place
@@ -442,7 +442,8 @@ def executed(going: Going) -> dict[str, HostSeen]:
     """Runs every cell in order; after a signal or the time limit the rest is not started, and says so."""
     planned, folder, signals, past = going.planned, going.folder, going.signals, going.past
     seen: dict[str, HostSeen] = {}
-    began = time.monotonic()
+    # The run's limit goes on from where another controller of it began.
+    began = min((moment_s(entry) for entry in past.begun.values()), default=time.monotonic())
     signals.held = True
     for cell in planned.cells:
         left = None if planned.time_limit_s is None else planned.time_limit_s - (time.monotonic() - began)
@@ -452,7 +453,7 @@ def executed(going: Going) -> dict[str, HostSeen]:
             going.runner.recall(cell.cell_id, entry["containers"])
         elif signals.caught is not None and cell.cell_id not in past.begun:
             seen[cell.cell_id] = not_run(f"the run was stopped by {signals.caught.name}")
-        elif left is not None and left <= 0:
+        elif left is not None and left <= 0 and cell.cell_id not in past.begun:
             seen[cell.cell_id] = not_run(f"the run's time limit of {planned.time_limit_s:g} s was used up")
         elif cell.handed is not None and not (folder.path / cell.handed.source).is_file():
             seen[cell.cell_id] = not_run(f"{cell.handed.cell_id} left no projector to begin with")
