@@ -160,7 +160,7 @@ def steps(bed: Any, folder: Path) -> dict[str, list[float]]:
 
 def standing(bed: Any, node: Any) -> list[str]:
     """Containers of ours and the lock, past the node's sshd."""
-    look = "docker ps -aq --filter label=nx8.run; ls -d /tmp/nx8.lock 2>/dev/null || true"
+    look = "docker ps -aq --filter label=nx8.run && { ls -d /tmp/nx8.lock 2>/dev/null || true; }"
     argv = bed.lab.inside(node, "sh", "-c", look)
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.split()
 
