@@ -14,6 +14,7 @@ import pytest
 from orchestrator import docker
 from orchestrator.containers import MONITOR_MARGIN_S, Containers, following, monitor_limit_s, started
 from orchestrator.containers.clearing import Left, cleared, swept
+from orchestrator.containers.ending import ODD_ENDS, ending
 from orchestrator.containers.onnode import OnNode
 from orchestrator.errors import Nx8Error
 from orchestrator.lease import Lease
@@ -21,7 +22,7 @@ from orchestrator.remote.errors import LinkLost, OverTime
 from orchestrator.remote.pool import failures, in_parallel, together
 from orchestrator.remote.remote import Completed, Piece
 from orchestrator.results import RunFolder
-from tests.cellmaker import make_cell
+from tests.cellmaker import honest, make_cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -352,6 +353,58 @@ def test_a_link_has_the_whole_lease_again_once_the_next_cell_begins(
     files = RunFolder(path=tmp_path).cell("c")
     with pytest.raises(LinkLost), started(Pool(machine), cell, files, leases={LAUNCH.node: lease}, **GIVEN):
         pass
+
+
+def said_by_docker(exit_code: int | None, *, oom_killed: bool = False) -> docker.ContainerState:
+    return docker.ContainerState(
+        id=ID,
+        name="nx8-r-c-n0",
+        image_id=None,
+        status="running" if exit_code is None else "exited",
+        running=exit_code is None,
+        exit_code=exit_code,
+        oom_killed=oom_killed,
+        error=None,
+        started_at="2026-11-21T10:00:00Z",
+        finished_at=None,
+        labels={},
+    )
+
+
+def status(stopped_by: str | None = None) -> bytes:
+    (whole,) = honest().statuses.values()
+    return json.dumps({**whole, "stopped_by": stopped_by}).encode()
+
+
+@pytest.mark.parametrize(
+    ("state", "told", "kind"),
+    [
+        (None, None, "unknown"),
+        (None, status(), "unknown"),
+        (said_by_docker(None), None, "running"),
+        (said_by_docker(137, oom_killed=True), None, "out_of_memory"),
+        (said_by_docker(137, oom_killed=True), status(), "out_of_memory"),
+        (said_by_docker(0, oom_killed=True), status(), "oom_inside"),
+        (said_by_docker(1, oom_killed=True), None, "oom_inside"),
+        (said_by_docker(137), None, "killed"),
+        (said_by_docker(137), status()[:-9], "killed"),
+        (said_by_docker(137), status(), "failed"),
+        (said_by_docker(75), status("lost"), "lost"),
+        (said_by_docker(75), status("host_gone"), "stopped"),
+        (said_by_docker(143), status("signal:TERM"), "stopped"),
+        (said_by_docker(0), status(), "finished"),
+        (said_by_docker(0), None, "failed"),
+        (said_by_docker(1), None, "failed"),
+        (said_by_docker(1), status(), "failed"),
+        (said_by_docker(1), status("rank_failed"), "failed"),
+    ],
+)
+def test_how_a_container_ended_is_told_by_docker_and_its_launcher_together(
+    state: docker.ContainerState | None, told: bytes | None, kind: str
+) -> None:
+    found = ending(state, told)["kind"]
+    assert found == kind
+    assert (found in ODD_ENDS) == (kind in ("out_of_memory", "oom_inside", "killed"))
 
 
 def test_clearing_goes_on_after_what_fails(tmp_path: Path) -> None:
