@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator import failpoints
 from orchestrator.cluster import Cluster
-from orchestrator.containers import monitor_limit_s, started
+from orchestrator.containers import monitor_limit_s, nodes_of, started
 from orchestrator.containers.clearing import Left, swept
 from orchestrator.containers.onnode import said
+from orchestrator.containers.salvaging import salvaged
 from orchestrator.errors import BusyError, ConfigError, Nx8Error, PreflightError, Problem
 from orchestrator.hosts import known_hosts_file
 from orchestrator.images import Provider
@@ -206,6 +207,22 @@ class Fleet:
                 yield containers
             finally:
                 self._containers[cell.cell_id] = containers.record()
+
+    def salvage(self, cell: Cell, folder: RunFolder) -> None:
+        """Brings home what a cell wrote that nobody followed to its end; what is lacking is said."""
+        cluster = self._selection.cluster
+        self._view.phase("salvage", f"{cell.cell_id}: what it wrote that is on nodes only")
+        nodes = nodes_of(self.pool, cell, folder.cell(cell.cell_id))
+        for line in salvaged(
+            self.pool,
+            nodes,
+            run_id=cell.job.run_id,
+            runs=f"{cluster.work_dir}/runs",
+            lease_s=cluster.lease_s,
+            enough=self._signals.insisted,
+        ):
+            self._view.phase("warning", line)
+        self._containers[cell.cell_id] = {name: node.record() for name, node in nodes.items()}
 
     def recall(self, cell_id: str, record: dict[str, Any]) -> None:
         """What another controller of this run had seen of a cell's containers."""

@@ -88,8 +88,8 @@ def resume(workspace: Workspace, folder: RunFolder, *, view: View, signals: Sign
 
 @contextmanager
 def lost(going: Going) -> Iterator[None]:
-    """A run whose lease has expired ends here: its cells that were begun are FAILED as lost, the others were
-    never run. Raises what it found.
+    """A run whose lease has expired ends here: its cells that were begun are FAILED as lost, with all that
+    they wrote on their nodes; the others were never run. Raises what it found.
     """
     try:
         yield
@@ -98,6 +98,12 @@ def lost(going: Going) -> Iterator[None]:
             raise
         why = error.problems[0].message
         past = going.past
+        with going.phases.measure("salvage"):
+            for cell in going.planned.cells:
+                if cell.cell_id in past.ended:
+                    going.runner.recall(cell.cell_id, past.ended[cell.cell_id]["containers"])
+                elif cell.cell_id in past.begun:
+                    going.runner.salvage(cell, going.folder)
         going.about["cells"] = {
             cell.cell_id: past.ended[cell.cell_id]["seen"]
             if cell.cell_id in past.ended
@@ -106,7 +112,7 @@ def lost(going: Going) -> Iterator[None]:
             else asdict(not_run(why))
             for cell in going.planned.cells
         }
-        going.about["containers"] = {name: entry["containers"] for name, entry in past.ended.items()}
+        going.about["containers"] = going.runner.containers()
         reported(going.folder, going.planned, going.about, going.phases)
         raise
 

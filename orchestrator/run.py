@@ -96,6 +96,7 @@ class Runner(Protocol):
     def launched(
         self, cell: Cell, folder: RunFolder, begun: dict[str, Any] | None = None
     ) -> AbstractContextManager[Running]: ...
+    def salvage(self, cell: Cell, folder: RunFolder) -> None: ...
     def recall(self, cell_id: str, record: dict[str, Any]) -> None: ...
     def containers(self) -> dict[str, Any]: ...
     def remains(self) -> list[str]: ...
@@ -135,6 +136,9 @@ class Here:
             working_directory=self._workspace.home,
             insisted=self._signals.insisted,
         )
+
+    def salvage(self, cell: Cell, folder: RunFolder) -> None:
+        pass
 
     def recall(self, cell_id: str, record: dict[str, Any]) -> None:
         pass

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.remote.remote import Completed
     from orchestrator.results import CellFolder
 
-__all__ = ["Containers", "monitor_limit_s", "started"]
+__all__ = ["Containers", "monitor_limit_s", "nodes_of", "started"]
 
 #: docker makes the writable layer and, with some runtimes, asks a hook for devices; starting is the same.
 CREATE_LIMIT_S = 120.0
@@ -66,20 +66,7 @@ def started(
     Raises PreflightError naming every node that could not create or start its own (E236), would run another
     image (E246) or has lost the port (E235); then none is left anywhere.
     """
-    nodes = {
-        launch.node: OnNode(
-            launch=launch,
-            remote=pool[launch.node],
-            host_output=files.node(launch.node_rank).path,
-            leaves=(f"{cell.job.save}/model.safetensors",)
-            if cell.job.save is not None and 0 in launch.ranks
-            else (),
-            lease=leases.get(launch.node),
-            drops_before=pool[launch.node].drops,
-            probe_argv=tuple(cell.probe.argv) if cell.probe is not None else (),
-        )
-        for launch in cell.launches
-    }
+    nodes = nodes_of(pool, cell, files, leases)
     containers: Containers | None = None
     try:
         run = files.path.parent.parent
@@ -110,6 +97,26 @@ def started(
                 lambda remote: cleared(nodes[remote.name], cell, work_dir), nodes=nodes, limit_s=CLEAR_LIMIT_S
             )
             failpoints.passed("cell.cleared")
+
+
+def nodes_of(
+    pool: Pool, cell: Cell, files: CellFolder, leases: Mapping[str, Lease] | None = None
+) -> dict[str, OnNode]:
+    """Each node's part of the cell, by the node's name; nothing is asked of any."""
+    return {
+        launch.node: OnNode(
+            launch=launch,
+            remote=pool[launch.node],
+            host_output=files.node(launch.node_rank).path,
+            leaves=(f"{cell.job.save}/model.safetensors",)
+            if cell.job.save is not None and 0 in launch.ranks
+            else (),
+            lease=(leases or {}).get(launch.node),
+            drops_before=pool[launch.node].drops,
+            probe_argv=tuple(cell.probe.argv) if cell.probe is not None else (),
+        )
+        for launch in cell.launches
+    }
 
 
 def _prepare(node: OnNode, cell: Cell, work_dir: str, run: Path) -> None:
