@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
-import os
-import platform
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
@@ -13,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 from orchestrator import failpoints
 from orchestrator.cluster import Cluster
 from orchestrator.containers import monitor_limit_s, nodes_of, started
-from orchestrator.containers.clearing import Left, swept
+from orchestrator.containers.clearing import swept_everywhere, swept_over
 from orchestrator.containers.onnode import said
 from orchestrator.containers.salvaging import salvaged
 from orchestrator.errors import BusyError, ConfigError, Nx8Error, PreflightError, Problem
 from orchestrator.hosts import known_hosts_file
 from orchestrator.images import Provider
 from orchestrator.journal import moment_s
-from orchestrator.lease import GRACE_S, LOCK, Lease
+from orchestrator.lease import LOCK, Lease, owner_of
 from orchestrator.load import load
 from orchestrator.parcels import hand_out, needed
 from orchestrator.preflight import preflight
@@ -46,7 +43,6 @@ if TYPE_CHECKING:
     from orchestrator.workspace import Workspace
 
 UNLOCK_LIMIT_S = 30.0
-SWEEP_LIMIT_S = 150.0
 
 
 @contextmanager
@@ -283,11 +279,9 @@ class Fleet:
             self._leases.pop(name)
             raise BusyError(_busy(name, LOCK, lock))
         if lock.over is not None:
-            dead = str(lock.over.get("run"))
+            dead = lock.over.get("run")
             self._view.phase("lock", f"{name}: the lease of run {dead} had expired, and was taken over")
-            root = str(lock.over.get("runs") or f"{self._selection.cluster.work_dir}/runs")
-            if left := [one for one in swept(lease.remote, dead, root=root) if one.container]:
-                raise BusyError(Problem(code="E259", message=f"{name}: {left[0]}"))
+            swept_over(lease.remote, lock.over, root=f"{self._selection.cluster.work_dir}/runs")
 
     def _let_go(self, nodes: list[str], run_id: str, owner: dict[str, Any]) -> None:
         """Removes what may be left of the run, then the locks, but for a node where a container may still
@@ -296,14 +290,8 @@ class Fleet:
         root = f"{self._selection.cluster.work_dir}/runs"
         for lease in self._leases.values():
             lease.hurry()
-        found = self.pool.settle(
-            lambda remote: swept(remote, run_id, root=root), nodes=nodes, limit_s=SWEEP_LIMIT_S
-        )
+        left = swept_everywhere(self.pool, run_id, nodes=nodes, root=root)
         failpoints.passed("swept")
-        left = {
-            name: (Left.unknown(run_id, root, value),) if isinstance(value, Nx8Error) else value
-            for name, value in found.items()
-        }
         for name, ones in left.items():
             for one in ones:
                 self._view.phase("warning", f"{name}: {one}")
@@ -352,17 +340,13 @@ def _unlocked(remote: Remote, owner: dict[str, Any]) -> bool:
 
 def _owner(planned: Plan, cluster: Cluster) -> dict[str, Any]:
     """Who holds a node. Everyone there may read it, so the token only follows from the run's nonce."""
-    return {
-        "token": hashlib.sha256(f"lock {planned.identity.nonce}".encode()).hexdigest()[:32],
-        "run": planned.identity.run_id,
-        "user": getpass.getuser(),
-        "host": platform.node(),
-        "pid": os.getpid(),
-        "since": planned.identity.created_utc,
-        "lease_s": cluster.lease_s,
-        "grace_s": GRACE_S,
-        "runs": f"{cluster.work_dir}/runs",
-    }
+    return owner_of(
+        token=hashlib.sha256(f"lock {planned.identity.nonce}".encode()).hexdigest()[:32],
+        run_id=planned.identity.run_id,
+        since=planned.identity.created_utc,
+        lease_s=cluster.lease_s,
+        runs=f"{cluster.work_dir}/runs",
+    )
 
 
 def _lapsed(run_id: str, why: str) -> Problem:

@@ -6,6 +6,9 @@ Where the counter stands still the node ends the run's containers and gives the 
 
 from __future__ import annotations
 
+import getpass
+import os
+import platform
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -31,6 +34,23 @@ GRACE_S = 10.0
 #: How long a broken link may still be mended once somebody asked for the end.
 HURRY_S = 10.0
 RENEW_LIMIT_S = 10.0
+
+
+def owner_of(*, token: str, run_id: str, since: str, lease_s: float, runs: str) -> dict[str, Any]:
+    """Who holds a node, for everyone there to read. `token` tells an owner from another, `since` is a time
+    for people, `runs` the folder of runs on the node.
+    """
+    return {
+        "token": token,
+        "run": run_id,
+        "user": getpass.getuser(),
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "since": since,
+        "lease_s": lease_s,
+        "grace_s": GRACE_S,
+        "runs": runs,
+    }
 
 
 class Lease:
