@@ -20,6 +20,8 @@ from orchestrator.errors import BusyError
 from orchestrator.follow import Tail
 from orchestrator.journal import Journal, Past, controller, followed, moment_s, read
 from orchestrator.logs import Source, printable
+from orchestrator.results import RunFolder
+from orchestrator.runs import ask_to_stop
 
 
 def test_what_was_added_is_read_again_by_whoever_comes_next(tmp_path: Path) -> None:
@@ -110,6 +112,36 @@ def test_a_run_has_one_controller_and_a_dead_one_is_known_as_dead_at_once(tmp_pa
     assert not followed(path)
     assert controller(path) is not None
     Journal.open(path).close()
+
+
+@pytest.mark.parametrize("at_the", [1, 2])
+def test_a_controller_that_ends_by_itself_while_it_is_stopped_has_been_stopped(
+    at_the: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, asked, send = RunFolder(path=tmp_path), [], os.kill
+    program = (
+        "import signal, pathlib, time; from orchestrator.journal import Journal;"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        f"Journal.open(pathlib.Path({str(folder.journal)!r})); print(flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+
+        def kill(pid: int, number: int) -> None:
+            asked.append(number)
+            if len(asked) == at_the:
+                send(pid, signal.SIGKILL)
+                process.wait(60)
+                raise ProcessLookupError
+
+        try:
+            monkeypatch.setattr(os, "kill", kill)
+            assert ask_to_stop(folder, insist=True)
+        finally:
+            monkeypatch.undo()
+            process.kill()
+    assert asked == [signal.SIGTERM] * at_the
 
 
 def test_a_moment_of_an_earlier_boot_is_told_by_the_wall_clock() -> None:
