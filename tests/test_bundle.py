@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -179,6 +181,27 @@ def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
         write(tmp_path / "x", b"2")
     assert (tmp_path / "x").read_bytes() == b"1"
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_place_where_no_file_can_be_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"")
+    with pytest.raises(ConfigError, match="E290"):
+        write(tmp_path / "x" / "y", b"1")
+
+
+@pytest.mark.parametrize("size", [KEPT_BYTES, KEPT_BYTES + 1])
+def test_a_file_that_cannot_be_read_is_one_clear_error(
+    size: int, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.path / "a.log").write_bytes(bytes(size))
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "open", failing)
+    monkeypatch.setattr(os, "open", failing)
+    with pytest.raises(ConfigError, match=r"E706.*a\.log cannot be read: Input/output error"):
+        bundle(folder, Redactor(), version="1")
 
 
 def test_the_verb_writes_one_file_and_says_what_is_in_it(folder: RunFolder, tmp_path: Path) -> None:
