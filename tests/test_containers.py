@@ -407,6 +407,28 @@ def test_how_a_container_ended_is_told_by_docker_and_its_launcher_together(
     assert (found in ODD_ENDS) == (kind in ("out_of_memory", "oom_inside", "killed"))
 
 
+@pytest.mark.parametrize(
+    ("stopped_by", "kind"),
+    [("signal:SIGTERM", "stopped_outside"), ("lost", "lost"), ("host_gone", "stopped"), (None, "failed")],
+)
+def test_what_was_told_to_end_and_not_by_this_run_was_ended_from_outside(
+    stopped_by: str | None, kind: str
+) -> None:
+    found = ending(said_by_docker(75), status(stopped_by), asked=False)
+    assert found["kind"] == kind
+    assert (kind in ODD_ENDS) == ("dockerd was restarted" in found["text"])
+
+
+def test_a_container_that_docker_ended_is_odd_and_one_that_we_stopped_is_not(follow: Any) -> None:
+    told = {LOG: b"", "/w/runs/r/c/node0/status.json": status("signal:SIGTERM")}
+    outside = follow(Machine(looks=[inspected(None), inspected(75)], files=dict(told)))
+    assert "told to end from outside (signal:SIGTERM)" in outside.odd_end
+    ours = follow(Machine(looks=[inspected(None)], files=dict(told)), ends=False)
+    ours.stop()
+    assert ours.odd_end is None
+    assert ours.record()[LAUNCH.node]["ending"]["kind"] == "stopped"
+
+
 def test_clearing_goes_on_after_what_fails(tmp_path: Path) -> None:
     machine = Machine(docker_down=True, folders={"/w/runs/r/c": ()})
     node = OnNode(launch=LAUNCH, remote=machine, host_output=tmp_path)  # type: ignore[arg-type]

@@ -465,8 +465,9 @@ def test_a_rank_that_lost_another_is_a_consequence_whatever_the_nodes_clocks_say
 
 
 @pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(("stopped", "word"), [("node_lost", "lost"), ("container", "container")])
 def test_a_rank_that_lost_another_is_no_cause_where_a_node_was_lost_and_one_that_raised_by_itself_is(
-    own: bool,
+    stopped: str, word: str, own: bool
 ) -> None:
     made = honest(make_cell(num_nodes=2, per_node=1))
     raised(made, 0, after_s=50.0, kind="RuntimeError", message="Connection closed by peer [1.2.3.4]")
@@ -474,9 +475,9 @@ def test_a_rank_that_lost_another_is_no_cause_where_a_node_was_lost_and_one_that
         raised(made, 1, after_s=51.0)
     else:
         killed(made, 1, after_s=51.0)
-    made.host = replace(SEEN, launcher_exit=None, stopped="node_lost", detail="node-1: the lease expired")
+    made.host = replace(SEEN, launcher_exit=None, stopped=stopped, detail="node-1: the lease expired")
     judgement = made.judge()
-    lost, peer = "lost: node-1: the lease expired", "rank 0 raised RuntimeError: Connection closed by peer"
+    lost, peer = f"{word}: node-1: the lease expired", "rank 0 raised RuntimeError: Connection closed by peer"
     if own:
         assert judgement.reasons[0].startswith("rank 1 raised ValueError")
         assert judgement.reasons[1] == lost

@@ -172,6 +172,7 @@ def _adopted(node: OnNode, cell: Cell) -> bool:
     if not node.adopted:
         message = f"{node.launch.node}: {node.launch.container} is the name of a container that is not ours"
         raise PreflightError(Problem(code="E236", message=message, help="rename or remove it"))
+    node.halted = node.ended
     return True
 
 

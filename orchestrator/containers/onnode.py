@@ -59,6 +59,8 @@ class OnNode:
     lease: Lease | None = None
     #: Containers that were there already when we asked for them: our run's, by its nonce.
     adopted: bool = False
+    #: Whether this run told its container to end, or another controller of it may have.
+    halted: bool = False
     brought_bytes: int = 0
     drops_before: int = 0
     probe_argv: tuple[str, ...] = ()
@@ -112,7 +114,7 @@ class OnNode:
             status = (self.host_output / "status.json").read_bytes()
         except OSError:
             status = None
-        return ending(self.state, status)
+        return ending(self.state, status, asked=self.halted)
 
     def lost(self) -> str | None:
         """Why our hold on this node is gone, or None."""

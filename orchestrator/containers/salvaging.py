@@ -49,6 +49,7 @@ def salvaged(
     def await_end(remote: Remote) -> float:
         _await_end(remote, run_id, patience_s=patience_s, enough=enough)
         node = nodes[remote.name]
+        node.halted = True  # by its keeper
         node.go_on()
         return drain_limit_s(*node.sizes())
 

@@ -69,11 +69,12 @@ def failure(evidence: Evidence) -> Failure | None:
         return None
     causes = [fall.text if n == 0 else f"then {fall.text}" for n, fall in enumerate(falls)]
     # A signal ends everything at once: ranks that fell did so because of it. A limit is hit because a rank
-    # fell. A node that is lost takes ranks with it, and others lose these as their peers.
+    # fell. A node that is lost, or a container that is ended from outside, takes ranks with it, and others
+    # lose these as their peers.
     own = len(falls)
     if evidence.host.stop_signal:
         own = 0
-    elif evidence.host.stopped == "node_lost":
+    elif evidence.host.stopped in ("node_lost", "container"):
         own = sum(not fall.lost_peer for fall in falls)
     first = [*causes[:own], *stop, *causes[own:]]
     reasons = [
