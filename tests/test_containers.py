@@ -15,6 +15,7 @@ from orchestrator import docker
 from orchestrator.containers import MONITOR_MARGIN_S, Containers, following, monitor_limit_s, started
 from orchestrator.containers.clearing import Left, cleared, swept
 from orchestrator.containers.ending import ODD_ENDS, ending
+from orchestrator.containers.examining import examine
 from orchestrator.containers.onnode import OnNode
 from orchestrator.errors import Nx8Error
 from orchestrator.lease import Lease
@@ -219,6 +220,21 @@ def test_a_node_without_a_look_for_too_long_is_lost(follow: Any, monkeypatch: py
     machine = Machine(looks=[slow()])
     assert "no look succeeded for 1 s" in follow(machine).lost
     assert machine.stopped
+
+
+def test_a_disk_without_room_changes_nothing_about_a_cell_that_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "node0").write_bytes(b"no folder can be here")
+    node = OnNode(launch=LAUNCH, remote=Machine(), host_output=tmp_path / "node0", probe_argv=("probe",))  # type: ignore[arg-type]
+    asked: list[tuple[str, ...]] = []
+
+    def run(argv: Sequence[str], **_: Any) -> Completed:
+        asked.append(tuple(argv))
+        return node.remote.done(tuple(argv), rc=1, stdout=b"words")  # type: ignore[attr-defined]
+
+    node.remote.run = run  # type: ignore[method-assign]
+    node.remote.files[f"{node.node_output}/stacks.json"] = b"{}"  # type: ignore[attr-defined]
+    examine([node], Pool(node.remote))  # type: ignore[arg-type]
+    assert asked[1:] == [("dmesg",), ("probe",)]
 
 
 def test_what_differs_from_the_node_s_own_copy_is_no_evidence(follow: Any) -> None:
