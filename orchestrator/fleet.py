@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
-import os
-import platform
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator import failpoints
 from orchestrator.cluster import Cluster
-from orchestrator.containers import monitor_limit_s, started
-from orchestrator.containers.clearing import Left, swept
+from orchestrator.containers import monitor_limit_s, nodes_of, started
+from orchestrator.containers.clearing import swept_everywhere, swept_over
 from orchestrator.containers.onnode import said
+from orchestrator.containers.salvaging import salvaged
 from orchestrator.errors import BusyError, ConfigError, Nx8Error, PreflightError, Problem
 from orchestrator.hosts import known_hosts_file
 from orchestrator.images import Provider
 from orchestrator.journal import moment_s
-from orchestrator.lease import GRACE_S, LOCK, Lease
+from orchestrator.lease import LOCK, Lease, owner_of
 from orchestrator.load import load
 from orchestrator.parcels import hand_out, needed
 from orchestrator.preflight import preflight
@@ -45,7 +43,6 @@ if TYPE_CHECKING:
     from orchestrator.workspace import Workspace
 
 UNLOCK_LIMIT_S = 30.0
-SWEEP_LIMIT_S = 150.0
 
 
 @contextmanager
@@ -207,6 +204,22 @@ class Fleet:
             finally:
                 self._containers[cell.cell_id] = containers.record()
 
+    def salvage(self, cell: Cell, folder: RunFolder) -> None:
+        """Brings home what a cell wrote that nobody followed to its end; what is lacking is said."""
+        cluster = self._selection.cluster
+        self._view.phase("salvage", f"{cell.cell_id}: what it wrote that is on nodes only")
+        nodes = nodes_of(self.pool, cell, folder.cell(cell.cell_id))
+        for line in salvaged(
+            self.pool,
+            nodes,
+            run_id=cell.job.run_id,
+            runs=f"{cluster.work_dir}/runs",
+            lease_s=cluster.lease_s,
+            enough=self._signals.insisted,
+        ):
+            self._view.phase("warning", line)
+        self._containers[cell.cell_id] = {name: node.record() for name, node in nodes.items()}
+
     def recall(self, cell_id: str, record: dict[str, Any]) -> None:
         """What another controller of this run had seen of a cell's containers."""
         self._containers[cell_id] = record
@@ -238,7 +251,11 @@ class Fleet:
             name: Lease(self.pool[name], owner, lease_s=cluster.lease_s, tell=self.tell)
             for name in sorted(self.names)
         }
-        self._resume({name: lease for name, lease in leases.items() if name in held}, planned.identity.run_id)
+        resumed(
+            self.pool,
+            {name: lease for name, lease in leases.items() if name in held},
+            planned.identity.run_id,
+        )
         taken = [name for name in leases if name in held]
         try:
             for name, lease in leases.items():
@@ -253,16 +270,6 @@ class Fleet:
         finally:
             self._let_go(taken, planned.identity.run_id, owner)
 
-    def _resume(self, leases: dict[str, Lease], run_id: str) -> None:
-        """Goes on with what another controller of this run took. Raises PreflightError (E251) where a lease
-        has expired since; then nothing was touched, and the other leases end by themselves.
-        """
-        lapsed = {name: why for name, lease in leases.items() if (why := lease.resume())}
-        if lapsed:
-            for lease in leases.values():
-                lease.pause()
-            raise PreflightError(_lapsed(run_id, why) for why in lapsed.values())
-
     def _take(self, lease: Lease, taken: list[str]) -> None:
         """Raises BusyError where another run holds the node, or a dead one's containers cannot be removed."""
         name = lease.remote.name
@@ -272,11 +279,9 @@ class Fleet:
             self._leases.pop(name)
             raise BusyError(_busy(name, LOCK, lock))
         if lock.over is not None:
-            dead = str(lock.over.get("run"))
+            dead = lock.over.get("run")
             self._view.phase("lock", f"{name}: the lease of run {dead} had expired, and was taken over")
-            root = str(lock.over.get("runs") or f"{self._selection.cluster.work_dir}/runs")
-            if left := [one for one in swept(lease.remote, dead, root=root) if one.container]:
-                raise BusyError(Problem(code="E259", message=f"{name}: {left[0]}"))
+            swept_over(lease.remote, lock.over, root=f"{self._selection.cluster.work_dir}/runs")
 
     def _let_go(self, nodes: list[str], run_id: str, owner: dict[str, Any]) -> None:
         """Removes what may be left of the run, then the locks, but for a node where a container may still
@@ -285,14 +290,8 @@ class Fleet:
         root = f"{self._selection.cluster.work_dir}/runs"
         for lease in self._leases.values():
             lease.hurry()
-        found = self.pool.settle(
-            lambda remote: swept(remote, run_id, root=root), nodes=nodes, limit_s=SWEEP_LIMIT_S
-        )
+        left = swept_everywhere(self.pool, run_id, nodes=nodes, root=root)
         failpoints.passed("swept")
-        left = {
-            name: (Left.unknown(run_id, root, value),) if isinstance(value, Nx8Error) else value
-            for name, value in found.items()
-        }
         for name, ones in left.items():
             for one in ones:
                 self._view.phase("warning", f"{name}: {one}")
@@ -310,6 +309,29 @@ class Fleet:
         self.tell("released", nodes=[name for name in free if name not in silent], kept=kept)
 
 
+def resumed(pool: Pool, leases: Mapping[str, Lease], run_id: str) -> None:
+    """Goes on with what another controller of this run took, on all of its nodes at once. Raises
+    PreflightError where a lease has expired since (E251), or a node cannot be asked (E260); then nothing was
+    touched, none is renewed any more, and all end by themselves.
+    """
+    with ExitStack() as undo:
+        for lease in leases.values():
+            undo.callback(lease.pause)
+        found = pool.settle(lambda remote: leases[remote.name].resume(), nodes=leases)
+        silent = {name: value for name, value in found.items() if isinstance(value, Nx8Error)}
+        lapsed = {name: value for name, value in found.items() if isinstance(value, str)}
+        for name, error in silent.items():
+            if leases[name].ends_in_s <= 0:
+                lapsed[name] = (
+                    f"{said(error)}; that was for longer than its lease of {leases[name].lease_s:g} s"
+                )
+        if lapsed:
+            raise PreflightError(_lapsed(run_id, lapsed[name]) for name in leases if name in lapsed)
+        if silent:
+            raise PreflightError(_not_yet(run_id, error) for error in silent.values())
+        undo.pop_all()
+
+
 def _unlocked(remote: Remote, owner: dict[str, Any]) -> bool:
     released = remote.unlock_dir(LOCK, owner)
     failpoints.passed("unlocked")
@@ -318,17 +340,13 @@ def _unlocked(remote: Remote, owner: dict[str, Any]) -> bool:
 
 def _owner(planned: Plan, cluster: Cluster) -> dict[str, Any]:
     """Who holds a node. Everyone there may read it, so the token only follows from the run's nonce."""
-    return {
-        "token": hashlib.sha256(f"lock {planned.identity.nonce}".encode()).hexdigest()[:32],
-        "run": planned.identity.run_id,
-        "user": getpass.getuser(),
-        "host": platform.node(),
-        "pid": os.getpid(),
-        "since": planned.identity.created_utc,
-        "lease_s": cluster.lease_s,
-        "grace_s": GRACE_S,
-        "runs": f"{cluster.work_dir}/runs",
-    }
+    return owner_of(
+        token=hashlib.sha256(f"lock {planned.identity.nonce}".encode()).hexdigest()[:32],
+        run_id=planned.identity.run_id,
+        since=planned.identity.created_utc,
+        lease_s=cluster.lease_s,
+        runs=f"{cluster.work_dir}/runs",
+    )
 
 
 def _lapsed(run_id: str, why: str) -> Problem:
@@ -336,6 +354,14 @@ def _lapsed(run_id: str, why: str) -> Problem:
         code="E251",
         message=f"run {run_id} cannot be resumed: {why}",
         help="what it had measured by then is kept; run again, and `nx8 clean` removes what is left on nodes",
+    )
+
+
+def _not_yet(run_id: str, error: Nx8Error) -> Problem:
+    return Problem(
+        code="E260",
+        message=f"run {run_id} cannot be gone on with now: {said(error)}",
+        help=f"mend that, then again within the lease: nx8 resume {run_id}",
     )
 
 

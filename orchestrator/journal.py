@@ -4,6 +4,8 @@ Whoever holds the file's lock follows the run; the kernel lets it go when that p
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from orchestrator import facts
 from orchestrator.errors import BusyError, Problem
+from orchestrator.results.storage import sync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,10 +45,13 @@ class Journal:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            _mend(descriptor)
+            sync_folder(path.parent)
+        except BaseException as error:
             os.close(descriptor)
-            raise BusyError(_followed(path)) from None
-        _mend(descriptor)
+            if isinstance(error, BlockingIOError):
+                raise BusyError(_followed(path)) from None
+            raise
         journal = cls(path, descriptor, len(read(path)))
         journal.add(
             "controller", pid=os.getpid(), host=platform.node(), start=facts.process_start(os.getpid())
@@ -66,11 +72,23 @@ class Journal:
                 **fields,
             }
             try:
-                os.write(self._fd, json.dumps(entry, allow_nan=False).encode() + b"\n")
-                os.fsync(self._fd)
+                self._append(json.dumps(entry, allow_nan=False).encode() + b"\n")
             except OSError as error:
                 self.trouble = self.trouble or f"{self.path}: {error.strerror}"
-            self._number += 1
+            else:
+                self._number += 1
+
+    def _append(self, line: bytes) -> None:
+        """All of the line or nothing: what is added later must not stick to half of one. Raises OSError."""
+        size = os.fstat(self._fd).st_size
+        try:
+            if os.write(self._fd, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, size)
+            raise
 
     def close(self) -> None:
         with self._lock:

@@ -70,7 +70,7 @@ class Launcher:
         """
         if self.exit_code() is not None:
             return
-        self._process.send_signal(signal.SIGUSR1)
+        self._signal(signal.SIGUSR1)
         with suppress(OSError, subprocess.TimeoutExpired):
             said = subprocess.run(
                 ("dmesg",),  # noqa: S607 - where it is differs, and without it nothing is lost
@@ -91,7 +91,7 @@ class Launcher:
             return
         assert self._process.stdin is not None
         self._process.stdin.close()  # end of file: the host is gone
-        self._process.send_signal(signal.SIGTERM)
+        self._signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_LIMIT_S
         try:
             while not (
@@ -110,6 +110,10 @@ class Launcher:
             if self._process.stdin is not None:
                 self._process.stdin.close()
             os.close(self.descriptor)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """Unlike Popen's own, this never reaps it: whoever asks for its end later would find none."""
+        signal.pidfd_send_signal(self.descriptor, number)
 
     def _end(self) -> None:
         """Ends what is left of the launcher's session, then reaps the launcher.

@@ -6,6 +6,9 @@ Where the counter stands still the node ends the run's containers and gives the 
 
 from __future__ import annotations
 
+import getpass
+import os
+import platform
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -31,6 +34,23 @@ GRACE_S = 10.0
 #: How long a broken link may still be mended once somebody asked for the end.
 HURRY_S = 10.0
 RENEW_LIMIT_S = 10.0
+
+
+def owner_of(*, token: str, run_id: str, since: str, lease_s: float, runs: str) -> dict[str, Any]:
+    """Who holds a node, for everyone there to read. `token` tells an owner from another, `since` is a time
+    for people, `runs` the folder of runs on the node.
+    """
+    return {
+        "token": token,
+        "run": run_id,
+        "user": getpass.getuser(),
+        "host": platform.node(),
+        "pid": os.getpid(),
+        "since": since,
+        "lease_s": lease_s,
+        "grace_s": GRACE_S,
+        "runs": runs,
+    }
 
 
 class Lease:
@@ -64,8 +84,12 @@ class Lease:
         return in_time and self.lost is None and self.ends_in_s > 0
 
     def hurry(self) -> None:
-        """From now on a broken link has HURRY_S to mend."""
+        """From now on a broken link has HURRY_S to mend, until something else begins."""
         self._hurry_s = self._hurry_s or time.monotonic() + HURRY_S
+
+    def ease(self) -> None:
+        """From now on a broken link has the whole lease again: what was to end quickly has ended."""
+        self._hurry_s = None
 
     def take(self) -> Locked:
         """Takes the node's lock, or finds that it is ours already; begins to renew. Raises RemoteError."""

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 def resume(workspace: Workspace, folder: RunFolder, *, view: View, signals: Signals) -> None:
     """Raises ConfigError (E254) for a run that is at its end, or has no leases to hold; BusyError (E253)
-    while somebody follows it; PreflightError (E251) when a lease has expired.
+    while somebody follows it; PreflightError where a lease has expired (E251) or a node cannot be asked
+    (E260).
     """
     planned = read_stored(folder.plan, Plan)
     past = Past.of(read(folder.journal))
@@ -86,8 +87,8 @@ def resume(workspace: Workspace, folder: RunFolder, *, view: View, signals: Sign
 
 @contextmanager
 def lost(going: Going) -> Iterator[None]:
-    """A run whose lease has expired ends here: its cells that were begun are FAILED as lost, the others were
-    never run. Raises what it found.
+    """A run whose lease has expired ends here: its cells that were begun are FAILED as lost, with all that
+    they wrote on their nodes; the others were never run. Raises what it found.
     """
     try:
         yield
@@ -96,6 +97,12 @@ def lost(going: Going) -> Iterator[None]:
             raise
         why = error.problems[0].message
         past = going.past
+        with going.phases.measure("salvage"):
+            for cell in going.planned.cells:
+                if cell.cell_id in past.ended:
+                    going.runner.recall(cell.cell_id, past.ended[cell.cell_id]["containers"])
+                elif cell.cell_id in past.begun:
+                    going.runner.salvage(cell, going.folder)
         going.about["cells"] = {
             cell.cell_id: past.ended[cell.cell_id]["seen"]
             if cell.cell_id in past.ended
@@ -104,7 +111,7 @@ def lost(going: Going) -> Iterator[None]:
             else asdict(not_run(why))
             for cell in going.planned.cells
         }
-        going.about["containers"] = {name: entry["containers"] for name, entry in past.ended.items()}
+        going.about["containers"] = going.runner.containers()
         reported(going.folder, going.planned, going.about, going.phases)
         raise
 

@@ -18,7 +18,7 @@ from orchestrator.attempts import attempted
 from orchestrator.derive import derive, render
 from orchestrator.errors import ConfigError, Nx8Error, PreflightError, Problem, Stopped
 from orchestrator.follow import follow
-from orchestrator.journal import Journal, Past
+from orchestrator.journal import Journal, Past, moment_s
 from orchestrator.launch import launched
 from orchestrator.options import Options, needs_of
 from orchestrator.parse.strict import Fields
@@ -97,6 +97,7 @@ class Runner(Protocol):
     def launched(
         self, cell: Cell, folder: RunFolder, begun: dict[str, Any] | None = None
     ) -> AbstractContextManager[Running]: ...
+    def salvage(self, cell: Cell, folder: RunFolder) -> None: ...
     def recall(self, cell_id: str, record: dict[str, Any]) -> None: ...
     def containers(self) -> dict[str, Any]: ...
     def remains(self) -> list[str]: ...
@@ -136,6 +137,9 @@ class Here:
             working_directory=self._workspace.home,
             insisted=self._signals.insisted,
         )
+
+    def salvage(self, cell: Cell, folder: RunFolder) -> None:
+        pass
 
     def recall(self, cell_id: str, record: dict[str, Any]) -> None:
         pass
@@ -269,7 +273,9 @@ def closing(going: Going) -> Iterator[None]:
         raise
     except Nx8Error as error:
         codes = [problem.code for problem in error.problems]
-        going.journal.add("closed", state="lost" if "E251" in codes else "failed", why=codes)
+        # E260: its containers and locks stand, and it can be tried again.
+        state = "lost" if "E251" in codes else "left" if "E260" in codes else "failed"
+        going.journal.add("closed", state=state, why=codes)
         raise
 
 
@@ -280,12 +286,7 @@ def finished(going: Going) -> None:
     with going.phases.measure("report"):
         going.about["cells"] = {cell_id: asdict(one) for cell_id, one in seen.items()}
         going.about["containers"] = going.runner.containers()
-        if going.folder.result.is_file():
-            # Another controller came so far: what is stored is never replaced.
-            stored = report_text(read_result(going.folder))
-            write_atomic(going.folder.report, stored.encode("utf-8"))
-        else:
-            reported(going.folder, going.planned, going.about, going.phases)
+        reported(going.folder, going.planned, going.about, going.phases)
     failpoints.passed("reported")
     if going.journal.trouble is not None:
         going.view.phase("warning", f"the journal could not be written: {going.journal.trouble}")
@@ -448,7 +449,8 @@ def executed(going: Going) -> dict[str, HostSeen]:
     """Runs every cell in order; after a signal or the time limit the rest is not started, and says so."""
     planned, folder, signals, past = going.planned, going.folder, going.signals, going.past
     seen: dict[str, HostSeen] = {}
-    began = time.monotonic()
+    # The run's limit goes on from where another controller of it began.
+    began = min((moment_s(entry) for entry in past.begun.values()), default=time.monotonic())
     signals.held = True
     for cell in planned.cells:
         left = None if planned.time_limit_s is None else planned.time_limit_s - (time.monotonic() - began)
@@ -458,7 +460,7 @@ def executed(going: Going) -> dict[str, HostSeen]:
             going.runner.recall(cell.cell_id, entry["containers"])
         elif signals.caught is not None and cell.cell_id not in past.begun:
             seen[cell.cell_id] = not_run(f"the run was stopped by {signals.caught.name}")
-        elif left is not None and left <= 0:
+        elif left is not None and left <= 0 and cell.cell_id not in past.begun:
             seen[cell.cell_id] = not_run(f"the run's time limit of {planned.time_limit_s:g} s was used up")
         elif cell.handed is not None and not (folder.path / cell.handed.source).is_file():
             seen[cell.cell_id] = not_run(f"{cell.handed.cell_id} left no projector to begin with")
@@ -525,11 +527,15 @@ def not_run(reason: str) -> HostSeen:
 
 
 def reported(folder: RunFolder, planned: Plan, about: dict[str, object], phases: Phases) -> None:
-    """result.json and report.md from the files just collected.
+    """result.json and report.md from the files just collected. Where another controller of the run came so
+    far, what is stored is never replaced, and only reported.
 
     The phases belong to the result and derive() must give the same bytes again later, so host.json is
     written once with the time that judging took, measured on a first pass.
     """
+    if folder.result.is_file():
+        write_atomic(folder.report, report_text(read_result(folder)).encode("utf-8"))
+        return
     began = time.monotonic()
     draft = derive(folder, planned, {**about, **timing(phases)})
     report_text(draft)

@@ -9,6 +9,7 @@ import platform
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -103,11 +104,13 @@ def ask_to_stop(folder: RunFolder, *, insist: bool) -> bool:
             f"run {folder.run_id} is followed by process {who.pid} on {who.host}, which is not ours to end"
         )
         raise PreflightError(Problem(code="E256", message=message, help="stop it there"))
-    os.kill(who.pid, signal.SIGTERM)
     pause, deadline = threading.Event(), time.monotonic() + STOP_LIMIT_S
-    if insist:
-        pause.wait(LOOK_S)
+    # It may have ended by itself since we looked.
+    with suppress(ProcessLookupError):
         os.kill(who.pid, signal.SIGTERM)
+        if insist:
+            pause.wait(LOOK_S)
+            os.kill(who.pid, signal.SIGTERM)
     while followed(folder.journal):
         if time.monotonic() > deadline:
             message = f"run {folder.run_id}: its controller (process {who.pid}) does not end"

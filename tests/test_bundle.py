@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -152,6 +154,39 @@ def test_anonymous_names_no_machine_no_person_and_no_address(folder: RunFolder) 
     assert said[6] == "127.0.0.1"
 
 
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("fe80::1ff:fe23:4567:890a", "2001:db8::1"),
+        (
+            "2a00:1450:4001:82a:0:0:0:200e 2A00:1450:4001:82A::200E fd00::7",
+            "2001:db8::1 2001:db8::1 2001:db8::2",
+        ),
+        ("[fd00::7]:22, (fd00::7) <fd00::7> fd00::7. fd00::7: no", None),
+        ('"address": "fd00::7" addr:fd00::7 tcp://[fd00::7]:2345 fd00::7%eth0 fd00::7/64', None),
+        ("::ffff:10.9.8.7 fd00::10.9.8.7 64:ff9b::a09:807", "2001:db8::1 2001:db8::2 2001:db8::3"),
+        ("fd00:1:: via fd00:2::", "2001:db8::1 via 2001:db8::2"),
+    ],
+)
+def test_no_ipv6_address_stays_whatever_stands_beside_it(text: str, clean: str | None) -> None:
+    found, count = Redactor(anonymous=True).text(text)
+    assert found == (clean or text.replace("fd00::7", "2001:db8::1"))
+    assert count == found.count("2001:db8::")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "12:34:56 12:34:56.789 2026-11-21T12:34:56Z 1:02:03:04",
+        "0000:3b:00.0 at::Tensor std::vector torch::add c10::add c10::Error x[::2] x[1::2] ::1 :: a:b :a: ::",
+        "step 3: loss 2.5: 10:9:8 rank0:1:2:3:4:5:6:7:8:9",
+        "sha256:0123456789abcdef0123456789abcdef",
+    ],
+)
+def test_what_only_looks_like_an_ipv6_address_stays(text: str) -> None:
+    assert Redactor(anonymous=True).text(text) == (text, 0)
+
+
 @given(st.text(max_size=300))
 def test_redacting_twice_changes_nothing_more(text: str) -> None:
     once, _ = Redactor(secrets=("hunter2!",)).text(text)
@@ -165,11 +200,11 @@ def test_bytes_that_are_no_text_stay_as_they_are(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a" * 200_000, "password=" * 20_000, "http://" + "a:" * 100_000, "-" * 200_000]
+    "text", ["a" * 200_000, "password=" * 20_000, "http://" + "a:" * 100_000, "-" * 200_000, ":::" * 60_000]
 )
 def test_no_text_makes_it_slow(text: str) -> None:
     began = time.monotonic()
-    Redactor().text(text)
+    Redactor(anonymous=True).text(text)
     assert time.monotonic() - began < 60
 
 
@@ -179,6 +214,27 @@ def test_a_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
         write(tmp_path / "x", b"2")
     assert (tmp_path / "x").read_bytes() == b"1"
     assert (tmp_path / "x").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_place_where_no_file_can_be_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"")
+    with pytest.raises(ConfigError, match="E290"):
+        write(tmp_path / "x" / "y", b"1")
+
+
+@pytest.mark.parametrize("size", [KEPT_BYTES, KEPT_BYTES + 1])
+def test_a_file_that_cannot_be_read_is_one_clear_error(
+    size: int, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder.path / "a.log").write_bytes(bytes(size))
+
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "open", failing)
+    monkeypatch.setattr(os, "open", failing)
+    with pytest.raises(ConfigError, match=r"E706.*a\.log cannot be read: Input/output error"):
+        bundle(folder, Redactor(), version="1")
 
 
 def test_the_verb_writes_one_file_and_says_what_is_in_it(folder: RunFolder, tmp_path: Path) -> None:

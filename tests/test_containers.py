@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import select
@@ -11,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from orchestrator import docker
-from orchestrator.containers import MONITOR_MARGIN_S, Containers, following, monitor_limit_s
+from orchestrator.containers import MONITOR_MARGIN_S, Containers, following, monitor_limit_s, started
 from orchestrator.containers.clearing import Left, cleared, swept
+from orchestrator.containers.ending import ODD_ENDS, ending
+from orchestrator.containers.examining import examine
 from orchestrator.containers.onnode import OnNode
 from orchestrator.errors import Nx8Error
+from orchestrator.lease import Lease
 from orchestrator.remote.errors import LinkLost, OverTime
-from orchestrator.remote.pool import in_parallel
+from orchestrator.remote.pool import failures, in_parallel, together
 from orchestrator.remote.remote import Completed, Piece
-from tests.cellmaker import make_cell
+from orchestrator.results import RunFolder
+from tests.cellmaker import honest, make_cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +35,13 @@ LOG = "/w/runs/r/c/node0/launcher.log"
 ID = "ab" * 32
 GONE = b"Error: No such container: nx8-r-c-n0"
 RUN = {"nx8.run": "r"}
+#: What starting takes besides.
+GIVEN: dict[str, Any] = {
+    "images": {},
+    "work_dir": "/w",
+    "monitor_limit_s": DEADLINE_S,
+    "insisted": lambda: False,
+}
 
 
 def slow() -> OverTime:
@@ -110,7 +122,9 @@ class Machine:
         return tuple({"exists": path in there, "size": there.get(path)} for path in paths)
 
     def sha256(self, *paths: str, **_: Any) -> tuple[str | None, ...]:
-        return tuple(hashlib.sha256(self.files[path]).hexdigest() for path in paths)
+        return tuple(
+            hashlib.sha256(self.files[path]).hexdigest() if path in self.files else None for path in paths
+        )
 
     def remove_tree(self, path: str, *, root: str) -> tuple[str, ...]:
         assert path.startswith(f"{root}/")
@@ -121,8 +135,20 @@ class Machine:
 class Pool:
     machine: Machine
 
-    def settle(self, function: Callable[[Machine], Any], *, nodes: Any, limit_s: float) -> dict[str, Any]:
+    def __getitem__(self, name: str) -> Machine:
+        assert name == self.machine.name
+        return self.machine
+
+    def settle(
+        self, function: Callable[[Machine], Any], *, nodes: Any, limit_s: float | None = None
+    ) -> dict[str, Any]:
         return in_parallel(lambda _: function(self.machine), list(nodes), limit_s=limit_s)
+
+    def each(self, function: Callable[[Machine], Any], *, nodes: Any, gang: bool) -> dict[str, Any]:
+        found = self.settle(function, nodes=nodes)
+        if failed := failures(found):
+            raise together(failed)
+        return found
 
 
 @pytest.fixture
@@ -196,6 +222,21 @@ def test_a_node_without_a_look_for_too_long_is_lost(follow: Any, monkeypatch: py
     assert machine.stopped
 
 
+def test_a_disk_without_room_changes_nothing_about_a_cell_that_is_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "node0").write_bytes(b"no folder can be here")
+    node = OnNode(launch=LAUNCH, remote=Machine(), host_output=tmp_path / "node0", probe_argv=("probe",))  # type: ignore[arg-type]
+    asked: list[tuple[str, ...]] = []
+
+    def run(argv: Sequence[str], **_: Any) -> Completed:
+        asked.append(tuple(argv))
+        return node.remote.done(tuple(argv), rc=1, stdout=b"words")  # type: ignore[attr-defined]
+
+    node.remote.run = run  # type: ignore[method-assign]
+    node.remote.files[f"{node.node_output}/stacks.json"] = b"{}"  # type: ignore[attr-defined]
+    examine([node], Pool(node.remote))  # type: ignore[arg-type]
+    assert asked[1:] == [("dmesg",), ("probe",)]
+
+
 def test_what_differs_from_the_node_s_own_copy_is_no_evidence(follow: Any) -> None:
     machine = Machine(looks=[inspected(None)])
     containers = follow(machine, ends=False)
@@ -221,6 +262,48 @@ def test_a_piece_that_was_kept_in_part_is_written_again_at_its_place(tmp_path: P
     node.offsets["launcher.log"] = 2
     node.mirror(until_end=True)
     assert (tmp_path / "launcher.log").read_bytes() == b"0123456789"
+
+
+def mirrored(machine: Machine, folder: Path) -> OnNode:
+    node = OnNode(launch=LAUNCH, remote=machine, host_output=folder)  # type: ignore[arg-type]
+    node.mirror(until_end=True)
+    return node
+
+
+def test_a_copy_whose_file_the_node_has_no_more_stays_and_is_no_evidence(tmp_path: Path) -> None:
+    machine = Machine(files={LOG: b"0123456789"})
+    node = mirrored(machine, tmp_path)
+    machine.files.clear()
+    assert node.compared(limit_s=DEADLINE_S) == ["launcher.log"]
+    assert (tmp_path / "launcher.log").read_bytes() == b"0123456789"
+
+
+def test_a_copy_that_differs_is_fetched_once_more(tmp_path: Path) -> None:
+    machine = Machine(files={LOG: b"0123456789"})
+    node = mirrored(machine, tmp_path)
+    (tmp_path / "launcher.log").write_bytes(b"01234x6789 and more")
+    assert node.compared(limit_s=DEADLINE_S) == []
+    assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("launcher.log", b"0123456789")]
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_copy_for_which_none_comes_in_its_place_stays_and_is_no_evidence(
+    breaks: bool, tmp_path: Path
+) -> None:
+    machine = Machine(files={LOG: b"0123456789"})
+    node = mirrored(machine, tmp_path)
+    (tmp_path / "launcher.log").write_bytes(b"01234x6789")
+
+    def read(wanted: Sequence[tuple[str, int, int]]) -> tuple[Piece, ...]:
+        if breaks:
+            raise lost()
+        machine.files.clear()
+        return tuple(machine.piece(*one) for one in wanted)
+
+    machine.read = read  # type: ignore[method-assign]
+    with pytest.raises(LinkLost) if breaks else contextlib.nullcontext():
+        assert node.compared(limit_s=DEADLINE_S) == ["launcher.log"]
+    assert [(one.name, one.read_bytes()) for one in tmp_path.iterdir()] == [("launcher.log", b"01234x6789")]
 
 
 def test_the_limit_for_bringing_files_home_grows_with_their_bytes() -> None:
@@ -266,6 +349,100 @@ def test_a_node_that_did_not_answer_may_hold_everything_of_the_run() -> None:
     assert left.container
     assert "rm -r /w/runs/r" in left.by_hand
     assert "label=nx8.run=r" in left.by_hand
+
+
+def test_a_link_has_the_whole_lease_again_once_the_next_cell_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.lease.HURRY_S", 0.0)
+    machine = Machine(docker_down=True, folders={"/w/runs/r/c": ()})
+    lease = Lease(machine, {}, lease_s=DEADLINE_S, tell=lambda *_, **__: None)  # type: ignore[arg-type]
+    lease.hurry()  # as a cell is stopped that stood still
+    assert not lease.hopeful()
+
+    def make_dirs(*_: str, **__: Any) -> None:
+        assert lease.hopeful()
+        raise lost()
+
+    machine.make_dirs = make_dirs  # type: ignore[attr-defined]
+    cell = replace(make_cell(), launches=(LAUNCH,))
+    files = RunFolder(path=tmp_path).cell("c")
+    with pytest.raises(LinkLost), started(Pool(machine), cell, files, leases={LAUNCH.node: lease}, **GIVEN):
+        pass
+
+
+def said_by_docker(exit_code: int | None, *, oom_killed: bool = False) -> docker.ContainerState:
+    return docker.ContainerState(
+        id=ID,
+        name="nx8-r-c-n0",
+        image_id=None,
+        status="running" if exit_code is None else "exited",
+        running=exit_code is None,
+        exit_code=exit_code,
+        oom_killed=oom_killed,
+        error=None,
+        started_at="2026-11-21T10:00:00Z",
+        finished_at=None,
+        labels={},
+    )
+
+
+def status(stopped_by: str | None = None) -> bytes:
+    (whole,) = honest().statuses.values()
+    return json.dumps({**whole, "stopped_by": stopped_by}).encode()
+
+
+@pytest.mark.parametrize(
+    ("state", "told", "kind"),
+    [
+        (None, None, "unknown"),
+        (None, status(), "unknown"),
+        (said_by_docker(None), None, "running"),
+        (said_by_docker(137, oom_killed=True), None, "out_of_memory"),
+        (said_by_docker(137, oom_killed=True), status(), "out_of_memory"),
+        (said_by_docker(0, oom_killed=True), status(), "oom_inside"),
+        (said_by_docker(1, oom_killed=True), None, "oom_inside"),
+        (said_by_docker(137), None, "killed"),
+        (said_by_docker(137), status()[:-9], "killed"),
+        (said_by_docker(137), status(), "failed"),
+        (said_by_docker(75), status("lost"), "lost"),
+        (said_by_docker(75), status("host_gone"), "stopped"),
+        (said_by_docker(143), status("signal:TERM"), "stopped"),
+        (said_by_docker(0), status(), "finished"),
+        (said_by_docker(0), None, "failed"),
+        (said_by_docker(1), None, "failed"),
+        (said_by_docker(1), status(), "failed"),
+        (said_by_docker(1), status("rank_failed"), "failed"),
+    ],
+)
+def test_how_a_container_ended_is_told_by_docker_and_its_launcher_together(
+    state: docker.ContainerState | None, told: bytes | None, kind: str
+) -> None:
+    found = ending(state, told)["kind"]
+    assert found == kind
+    assert (found in ODD_ENDS) == (kind in ("out_of_memory", "oom_inside", "killed"))
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "kind"),
+    [("signal:SIGTERM", "stopped_outside"), ("lost", "lost"), ("host_gone", "stopped"), (None, "failed")],
+)
+def test_what_was_told_to_end_and_not_by_this_run_was_ended_from_outside(
+    stopped_by: str | None, kind: str
+) -> None:
+    found = ending(said_by_docker(75), status(stopped_by), asked=False)
+    assert found["kind"] == kind
+    assert (kind in ODD_ENDS) == ("dockerd was restarted" in found["text"])
+
+
+def test_a_container_that_docker_ended_is_odd_and_one_that_we_stopped_is_not(follow: Any) -> None:
+    told = {LOG: b"", "/w/runs/r/c/node0/status.json": status("signal:SIGTERM")}
+    outside = follow(Machine(looks=[inspected(None), inspected(75)], files=dict(told)))
+    assert "told to end from outside (signal:SIGTERM)" in outside.odd_end
+    ours = follow(Machine(looks=[inspected(None)], files=dict(told)), ends=False)
+    ours.stop()
+    assert ours.odd_end is None
+    assert ours.record()[LAUNCH.node]["ending"]["kind"] == "stopped"
 
 
 def test_clearing_goes_on_after_what_fails(tmp_path: Path) -> None:

@@ -4,27 +4,37 @@ measured becomes a run's second MFU.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
 
-from orchestrator import ceilings, schemas
+from orchestrator import ceilings, docker, schemas
 from orchestrator.ceilings import NodeCeiling
 from orchestrator.derive.ceiling import ceiling_of
 from orchestrator.doctor import deep
 from orchestrator.doctor.deep import showing
 from orchestrator.doctor.deep.figures import NODE_FIGURES, Figure, all_outliers, outliers, read, rounds
 from orchestrator.doctor.deep.program import program
+from orchestrator.doctor.deep.running import held
+from orchestrator.errors import BusyError
+from orchestrator.lease import LOCK
 from orchestrator.metrics.ceiling import Ceiling, against_ceiling
 from orchestrator.metrics.summary import Metric, NoValueError
+from orchestrator.remote.remote import Completed, Locked
 from orchestrator.workspace import Workspace
+from tests.test_containers import DEADLINE_S, ID, Machine, Pool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).parents[1]
 GOOD = {"value": 2.0, "best": 2.5, "seconds": 1.0, "batches": 5, "unit": "TFLOPS", "reason": None}
@@ -312,3 +322,61 @@ def test_deep_on_this_machine_measures_every_device_and_keeps_the_ceiling(home: 
     stored = ceilings.stored(home, "local", ("localhost",))["localhost"]
     assert isinstance(stored, NodeCeiling)
     assert len(stored.tflops["fp32"]) == 2
+
+
+class Node(Machine):
+    """A node whose lock is ours for the asking, after a dead run's where that is `over`."""
+
+    over: dict[str, Any] | None = None
+    unlocked = False
+    #: Containers of our own measurement, which docker does not remove.
+    ours: tuple[str, ...] = ()
+
+    def lock_dir(self, path: str, owner: dict[str, Any], **_: Any) -> Locked:
+        assert (path, owner["run"]) == (LOCK, "doctor-1")
+        return Locked(won=True, owner=owner, over=self.over)
+
+    def unlock_dir(self, path: str, owner: dict[str, Any], **_: Any) -> bool:
+        self.unlocked = True
+        return True
+
+    def run(self, argv: Sequence[str], **given: Any) -> Completed:
+        if tuple(argv) == docker.list_argv({"nx8.run": "doctor-1"}) and not self.docker_down:
+            return self.done(tuple(argv), stdout="".join(f"{one}\n" for one in self.ours).encode())
+        return super().run(argv, **given)
+
+
+@contextlib.contextmanager
+def measuring(node: Node, skipped: dict[str, str]) -> Iterator[None]:
+    cluster = SimpleNamespace(work_dir="/w", lease_s=DEADLINE_S)
+    with held(Pool(node), [node.name], "doctor-1", cluster, skipped):  # type: ignore[arg-type]
+        yield
+
+
+def test_what_a_dead_run_left_on_a_node_is_gone_before_the_node_is_measured() -> None:
+    node, skipped = Node(listed=[ID], folders={"/w/runs/r": ()}), {}
+    node.over = {"run": "r"}
+    with measuring(node, skipped):
+        assert (node.listed, node.folders, node.unlocked) == ([], {}, False)
+    assert (node.unlocked, skipped) == (True, {})
+
+
+def test_a_node_with_a_container_that_stays_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.containers.clearing.AGAIN_S", 0.0)
+    node = Node(listed=[ID], stubborn=True)
+    node.over = {"run": "r"}
+    with pytest.raises(BusyError, match="E259"), measuring(node, {}):
+        raise AssertionError("measured beside it")
+    assert node.unlocked
+
+
+@pytest.mark.parametrize("docker_down", [False, True])
+def test_a_node_where_a_container_of_the_measurement_may_stay_is_let_go_by_its_lease_alone(
+    docker_down: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.containers.clearing.AGAIN_S", 0.0)
+    node, skipped = Node(stubborn=True), {}
+    with measuring(node, skipped):
+        node.ours, node.docker_down = (ID,), docker_down
+    assert not node.unlocked
+    assert skipped[node.name].startswith("E252 a container of run doctor-1 may still be there")

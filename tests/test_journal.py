@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -19,6 +20,8 @@ from orchestrator.errors import BusyError
 from orchestrator.follow import Tail
 from orchestrator.journal import Journal, Past, controller, followed, moment_s, read
 from orchestrator.logs import Source, printable
+from orchestrator.results import RunFolder
+from orchestrator.runs import ask_to_stop
 
 
 def test_what_was_added_is_read_again_by_whoever_comes_next(tmp_path: Path) -> None:
@@ -51,6 +54,44 @@ def test_a_line_that_a_crash_has_torn_counts_as_not_done(tmp_path: Path) -> None
     assert Past.of(read(path)).locked == {"a", "b"}
 
 
+@pytest.mark.parametrize("part", [0.0, 0.5, 1.0])
+def test_what_could_not_be_written_whole_is_not_there_and_later_entries_are(
+    part: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write = tmp_path / "journal.jsonl", os.write
+    with Journal.open(path) as one:
+        with monkeypatch.context() as full:
+            full.setattr(os, "write", lambda fd, data: write(fd, data[: int(len(data) * part)]))
+            if part == 1.0:
+                full.setattr(os, "fsync", no_room)
+            one.add("locked", node="a")
+        assert one.trouble is not None
+        assert str(path) in one.trouble
+        one.add("locked", node="b")
+    assert [(entry["n"], entry["event"]) for entry in read(path)] == [(0, "controller"), (1, "locked")]
+    assert Past.of(read(path)).locked == {"b"}
+
+
+def no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_journal_s_name_is_as_durable_as_its_entries_and_nothing_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    synced: list[Path] = []
+    monkeypatch.setattr("orchestrator.journal.sync_folder", synced.append)
+    Journal.open(path).close()
+    assert synced == [tmp_path]
+    monkeypatch.setattr("orchestrator.journal.sync_folder", no_room)
+    before = sorted(Path("/proc/self/fd").iterdir())
+    with pytest.raises(OSError, match="No space left"):
+        Journal.open(path)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+    assert not followed(path)
+
+
 def test_a_run_has_one_controller_and_a_dead_one_is_known_as_dead_at_once(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     program = (
@@ -71,6 +112,36 @@ def test_a_run_has_one_controller_and_a_dead_one_is_known_as_dead_at_once(tmp_pa
     assert not followed(path)
     assert controller(path) is not None
     Journal.open(path).close()
+
+
+@pytest.mark.parametrize("at_the", [1, 2])
+def test_a_controller_that_ends_by_itself_while_it_is_stopped_has_been_stopped(
+    at_the: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, asked, send = RunFolder(path=tmp_path), [], os.kill
+    program = (
+        "import signal, pathlib, time; from orchestrator.journal import Journal;"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+        f"Journal.open(pathlib.Path({str(folder.journal)!r})); print(flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+
+        def kill(pid: int, number: int) -> None:
+            asked.append(number)
+            if len(asked) == at_the:
+                send(pid, signal.SIGKILL)
+                process.wait(60)
+                raise ProcessLookupError
+
+        try:
+            monkeypatch.setattr(os, "kill", kill)
+            assert ask_to_stop(folder, insist=True)
+        finally:
+            monkeypatch.undo()
+            process.kill()
+    assert asked == [signal.SIGTERM] * at_the
 
 
 def test_a_moment_of_an_earlier_boot_is_told_by_the_wall_clock() -> None:

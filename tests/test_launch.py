@@ -75,6 +75,19 @@ def test_a_launcher_ended_by_a_signal_counts_as_128_and_its_number(tmp_path: Pat
     assert one.exit_code() == 137
 
 
+@pytest.mark.parametrize("what", ["examine", "stop"])
+def test_a_launcher_that_ends_just_before_it_is_told_something_has_its_exit_code(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with launched(launch(tmp_path, "raise SystemExit(7)"), working_directory=tmp_path) as one:
+        assert select.select([one.descriptor], [], [], DEADLINE_S)[0]
+        with monkeypatch.context() as before:
+            # As if it had been asked a moment earlier.
+            before.setattr(type(one), "exit_code", lambda _: None)
+            getattr(one, what)()
+        assert one.exit_code() == 7
+
+
 def test_a_program_that_cannot_be_started_is_a_preflight_error(tmp_path: Path) -> None:
     bad = Launch(
         node="localhost",

@@ -464,6 +464,30 @@ def test_a_rank_that_lost_another_is_a_consequence_whatever_the_nodes_clocks_say
     assert judgement.reasons[0].startswith("rank 1 raised ValueError: asked 2 GiB")
 
 
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(("stopped", "word"), [("node_lost", "lost"), ("container", "container")])
+def test_a_rank_that_lost_another_is_no_cause_where_a_node_was_lost_and_one_that_raised_by_itself_is(
+    stopped: str, word: str, own: bool
+) -> None:
+    made = honest(make_cell(num_nodes=2, per_node=1))
+    raised(made, 0, after_s=50.0, kind="RuntimeError", message="Connection closed by peer [1.2.3.4]")
+    if own:
+        raised(made, 1, after_s=51.0)
+    else:
+        killed(made, 1, after_s=51.0)
+    made.host = replace(SEEN, launcher_exit=None, stopped=stopped, detail="node-1: the lease expired")
+    judgement = made.judge()
+    lost, peer = f"{word}: node-1: the lease expired", "rank 0 raised RuntimeError: Connection closed by peer"
+    if own:
+        assert judgement.reasons[0].startswith("rank 1 raised ValueError")
+        assert judgement.reasons[1] == lost
+        assert judgement.reasons[2].startswith(f"then {peer}")
+    else:
+        assert judgement.reasons[0] == lost
+        assert judgement.reasons[1].startswith(peer)
+    assert judgement.cause_rank == (1 if own else None)
+
+
 def test_a_hung_cell_says_which_rank_had_come_how_far() -> None:
     made = honest(make_cell(per_node=4))
     for rank, steps in enumerate((5, 4, 5, 5)):

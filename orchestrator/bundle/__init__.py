@@ -10,6 +10,7 @@ import io
 import json
 import os
 import tarfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -111,20 +112,26 @@ def write(path: Path, data: bytes) -> None:
             Problem(code="E291", message=f"{path} is there already", help="name another one: --output FILE")
         ) from None
     except OSError as error:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
         raise ConfigError(storage_problem(error, path, code="E290")) from error
 
 
 def _ends(path: Path) -> tuple[bytes, int]:
-    """The file, or its first and last bytes with a line between them that counts what is missing."""
-    size = path.stat().st_size
-    if size <= KEPT_BYTES:
-        return b"".join(read_chunks(path) or ()), 0
+    """The file, or its first and last bytes with a line between them that counts what is missing. Raises
+    ConfigError (E706).
+    """
     half = KEPT_BYTES // 2
-    with path.open("rb") as file:
-        head = file.read(half)
-        file.seek(size - half)
-        tail = file.read(half)
+    try:
+        size = path.stat().st_size
+        if size <= KEPT_BYTES:
+            return b"".join(read_chunks(path) or ()), 0
+        with path.open("rb") as file:
+            head = file.read(half)
+            file.seek(size - half)
+            tail = file.read(half)
+    except OSError as error:
+        raise ConfigError(Problem(code="E706", message=f"{path} cannot be read: {error.strerror}")) from error
     dropped = size - 2 * half
     return head + b"\n[nx8 bundle: %d bytes left out]\n" % dropped + tail, dropped
 

@@ -7,6 +7,7 @@ then classes of characters.
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 import re
 from typing import TYPE_CHECKING, Any
@@ -43,11 +44,15 @@ _FORMS = (
     re.compile(r"()\bxox[abprs]-[A-Za-z0-9-]{10,200}"),
 )
 _IPV4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")
+#: What may be one: begins and ends where no figure, point or colon is beside it; `ipaddress` decides.
+_IPV6 = re.compile(r"(?<![0-9A-Fa-f:.])(?=[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:.]{2,45}(?!\w)")
 _MAC = re.compile(r"\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b", re.IGNORECASE)
 _HOME = re.compile(r"(/home/|/Users/)[A-Za-z0-9._-]{1,64}")
 _PLAIN_NAME = re.compile(r"node-?\d{0,6}|localhost|local|lab|example|cluster|controller")
 #: Addresses that say nothing about anybody.
 _PLAIN = ("127.0.0.1", "0.0.0.0", "255.255.255.255")  # noqa: S104
+#: What IANA has given nobody is no address but a word with colons, `x[1::2]`; these hold an IPv4 address.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/32")
 
 
 class Redactor:
@@ -61,6 +66,7 @@ class Redactor:
         self.anonymous = anonymous
         self._names = sorted((names or {}).items(), key=lambda one: (-len(one[0]), one[0]))
         self._addresses: dict[str, str] = {}
+        self._longer: dict[ipaddress.IPv6Address, str] = {}
 
     def data(self, data: bytes) -> tuple[bytes, int]:
         """The bytes without what is masked, and how often something was."""
@@ -84,8 +90,31 @@ class Redactor:
             count += times
         text, homes = _HOME.subn(r"\1user", text)
         text, cards = _MAC.subn("00:00:00:00:00:00", text)
+        text, longer = self._without_ipv6(text)
         text, addresses = _IPV4.subn(self._address, text)
-        return text, count + homes + cards + addresses
+        return text, count + homes + cards + longer + addresses
+
+    def _without_ipv6(self, text: str) -> tuple[str, int]:
+        """The same address has the same stand-in, however it is written; 2001:db8::/32 is nobody's."""
+        count = 0
+
+        def instead(found: re.Match[str]) -> str:
+            nonlocal count
+            # A colon or a point beside it belongs to the sentence: `addr:fe80::1: no answer`.
+            for begin, end in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                whole = found[0][begin : len(found[0]) - end]
+                try:
+                    address = ipaddress.IPv6Address(whole)
+                except ValueError:
+                    continue
+                if address.is_reserved and address.ipv4_mapped is None and address not in _NAT64:
+                    return found[0]
+                count += 1
+                stand_in = self._longer.setdefault(address, f"2001:db8::{len(self._longer) + 1:x}")
+                return found[0][:begin] + stand_in + found[0][len(found[0]) - end :]
+            return found[0]
+
+        return _IPV6.sub(instead, text), count
 
     def _address(self, found: re.Match[str]) -> str:
         """The same address has the same stand-in everywhere in a bundle; 192.0.2.0/24 is nobody's."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from orchestrator.remote.remote import Completed
     from orchestrator.results import CellFolder
 
-__all__ = ["Containers", "monitor_limit_s", "started"]
+__all__ = ["Containers", "monitor_limit_s", "nodes_of", "started"]
 
 #: docker makes the writable layer and, with some runtimes, asks a hook for devices; starting is the same.
 CREATE_LIMIT_S = 120.0
@@ -66,20 +66,7 @@ def started(
     Raises PreflightError naming every node that could not create or start its own (E236), would run another
     image (E246) or has lost the port (E235); then none is left anywhere.
     """
-    nodes = {
-        launch.node: OnNode(
-            launch=launch,
-            remote=pool[launch.node],
-            host_output=files.node(launch.node_rank).path,
-            leaves=(f"{cell.job.save}/model.safetensors",)
-            if cell.job.save is not None and 0 in launch.ranks
-            else (),
-            lease=leases.get(launch.node),
-            drops_before=pool[launch.node].drops,
-            probe_argv=tuple(cell.probe.argv) if cell.probe is not None else (),
-        )
-        for launch in cell.launches
-    }
+    nodes = nodes_of(pool, cell, files, leases)
     containers: Containers | None = None
     try:
         run = files.path.parent.parent
@@ -112,9 +99,31 @@ def started(
             failpoints.passed("cell.cleared")
 
 
+def nodes_of(
+    pool: Pool, cell: Cell, files: CellFolder, leases: Mapping[str, Lease] | None = None
+) -> dict[str, OnNode]:
+    """Each node's part of the cell, by the node's name; nothing is asked of any."""
+    return {
+        launch.node: OnNode(
+            launch=launch,
+            remote=pool[launch.node],
+            host_output=files.node(launch.node_rank).path,
+            leaves=(f"{cell.job.save}/model.safetensors",)
+            if cell.job.save is not None and 0 in launch.ranks
+            else (),
+            lease=(leases or {}).get(launch.node),
+            drops_before=pool[launch.node].drops,
+            probe_argv=tuple(cell.probe.argv) if cell.probe is not None else (),
+        )
+        for launch in cell.launches
+    }
+
+
 def _prepare(node: OnNode, cell: Cell, work_dir: str, run: Path) -> None:
     """The job's folder, with what the stage before left of the run's folder `run`."""
     folder = str(node.launch.node_job_dir)
+    if node.lease is not None:
+        node.lease.ease()
     node.remote.make_dirs(f"{work_dir}/runs", marker=True)
     node.remote.make_dirs(folder, node.node_output)
     node.remote.write(f"{folder}/job.json", to_json(cell.job).encode("utf-8"))
@@ -163,6 +172,7 @@ def _adopted(node: OnNode, cell: Cell) -> bool:
     if not node.adopted:
         message = f"{node.launch.node}: {node.launch.container} is the name of a container that is not ours"
         raise PreflightError(Problem(code="E236", message=message, help="rename or remove it"))
+    node.halted = node.ended
     return True
 
 

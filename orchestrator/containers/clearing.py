@@ -6,17 +6,22 @@ import contextlib
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator import docker, failpoints
 from orchestrator.containers.onnode import COMMAND_LIMIT_S, OnNode, said
-from orchestrator.errors import Nx8Error, PreflightError, Problem
+from orchestrator.errors import BusyError, Nx8Error, PreflightError, Problem
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from orchestrator.plan import Cell
+    from orchestrator.remote.pool import Pool
     from orchestrator.remote.remote import Remote
 
 REMOVE_LIMIT_S = 60.0
+#: For everything of a run on one node.
+SWEEP_LIMIT_S = 150.0
 #: How long docker may still be making a container whose creation was not heard of to its end.
 LATE_S = 15.0
 #: How long removing is tried again before it counts as impossible: what is being removed is listed meanwhile.
@@ -96,6 +101,28 @@ def swept(remote: Remote, run_id: str, *, root: str) -> tuple[Left, ...]:
     except Nx8Error as error:
         left.append(Left.folder(path, said(error)))
     return tuple(left)
+
+
+def swept_over(remote: Remote, over: Mapping[str, Any], *, root: str) -> None:
+    """Removes what a dead run left whose lock was taken over; `over` was its record, `root` the folder of
+    runs where that does not say it. Raises BusyError (E259) where a container of it stays.
+    """
+    runs = str(over.get("runs") or root)
+    if left := [one for one in swept(remote, str(over.get("run")), root=runs) if one.container]:
+        raise BusyError(Problem(code="E259", message=f"{remote.name}: {left[0]}"))
+
+
+def swept_everywhere(
+    pool: Pool, run_id: str, *, nodes: Iterable[str], root: str
+) -> dict[str, tuple[Left, ...]]:
+    """What may be left of the run on each of these nodes after a sweep of all at once; on a node that did not
+    answer that may be anything.
+    """
+    found = pool.settle(lambda remote: swept(remote, run_id, root=root), nodes=nodes, limit_s=SWEEP_LIMIT_S)
+    return {
+        name: (Left.unknown(run_id, root, value),) if isinstance(value, Nx8Error) else value
+        for name, value in found.items()
+    }
 
 
 def _removed(remote: Remote, labels: dict[str, str], *, again_s: float) -> tuple[str, ...]:

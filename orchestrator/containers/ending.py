@@ -10,12 +10,21 @@ if TYPE_CHECKING:
     from orchestrator.docker import ContainerState
 
 Kind = Literal[
-    "running", "unknown", "finished", "failed", "stopped", "lost", "out_of_memory", "killed", "oom_inside"
+    "running",
+    "unknown",
+    "finished",
+    "failed",
+    "stopped",
+    "stopped_outside",
+    "lost",
+    "out_of_memory",
+    "killed",
+    "oom_inside",
 ]
 
 SIGKILLED = 137
 #: Neither the ranks nor their launcher decided these.
-ODD_ENDS = frozenset(("out_of_memory", "oom_inside", "killed"))
+ODD_ENDS = frozenset(("out_of_memory", "oom_inside", "killed", "stopped_outside"))
 
 
 class Ending(TypedDict):
@@ -23,10 +32,10 @@ class Ending(TypedDict):
     text: str
 
 
-def ending(state: ContainerState | None, status: bytes | None) -> Ending:
+def ending(state: ContainerState | None, status: bytes | None, *, asked: bool = True) -> Ending:
     """`state` is docker's word (None: it was never heard), `status` the launcher's status.json (None: none
-    came). Neither alone says how a job ended: 137 is also a restart of dockerd, and 0 may hide a process that
-    the kernel killed for its memory.
+    came), `asked` whether this run may have told it to end. None of them alone says how a job ended: 137 is
+    also a restart of dockerd, and 0 may hide a process that the kernel killed for its memory.
     """
     told = read_status(status) if status is not None else None
     stopped_by = told.stopped_by if isinstance(told, NodeStatus) else None
@@ -44,6 +53,10 @@ def ending(state: ContainerState | None, status: bytes | None) -> Ending:
         return Ending(kind="killed", text=text)
     if stopped_by == "lost":
         return Ending(kind="lost", text="its launcher ended it: nobody renewed the lease any more")
+    if stopped_by is not None and stopped_by.startswith("signal:") and not asked:
+        # A dockerd without live-restore stops what it finds running when it starts.
+        text = f"told to end from outside ({stopped_by}): docker stop, or dockerd was restarted"
+        return Ending(kind="stopped_outside", text=text)
     if stopped_by is not None and (stopped_by == "host_gone" or stopped_by.startswith("signal:")):
         return Ending(kind="stopped", text=f"its launcher was told to end: {stopped_by}")
     if state.exit_code == 0 and isinstance(told, NodeStatus):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orchestrator import docker
@@ -34,9 +35,12 @@ def examine(nodes: Iterable[OnNode], pool: Pool) -> None:
 
 def _look(node: OnNode) -> None:
     asked = _ran(node, docker.signal_argv(str(node.launch.container), "USR1"))
-    node.keep(DMESG, kernel_words(_ran(node, ("dmesg",)) or b""))
+    said = {DMESG: kernel_words(_ran(node, ("dmesg",)) or b"")}
     if node.probe_argv:
-        node.keep(PROBE, _ran(node, node.probe_argv) or b"")
+        said[PROBE] = _ran(node, node.probe_argv) or b""
+    for name, words in said.items():
+        with suppress(OSError):  # a full disk here
+            node.keep(name, words)
     if asked is not None:
         _await_stacks(node)
 

@@ -181,6 +181,7 @@ class Containers:
 
         def halt(remote: Remote) -> None:
             node = self._nodes[remote.name]
+            node.halted = True
             name = str(node.launch.container)
             argv = docker.stop_argv(name, timeout_s=STOP_TIMEOUT_S)
             remote.run(argv, timeout_s=STOP_TIMEOUT_S + COMMAND_LIMIT_S, again=True)

@@ -59,6 +59,8 @@ class OnNode:
     lease: Lease | None = None
     #: Containers that were there already when we asked for them: our run's, by its nonce.
     adopted: bool = False
+    #: Whether this run told its container to end, or another controller of it may have.
+    halted: bool = False
     brought_bytes: int = 0
     drops_before: int = 0
     probe_argv: tuple[str, ...] = ()
@@ -112,7 +114,7 @@ class OnNode:
             status = (self.host_output / "status.json").read_bytes()
         except OSError:
             status = None
-        return ending(self.state, status)
+        return ending(self.state, status, asked=self.halted)
 
     def lost(self) -> str | None:
         """Why our hold on this node is gone, or None."""
@@ -199,27 +201,48 @@ class OnNode:
         return sum(max(0, size - held) for size, held in zip(whole, here, strict=True)), sum(whole)
 
     def compared(self, *, limit_s: float) -> list[str]:
-        """The files whose bytes here are not those on the node, also after they were fetched once more."""
-        wrong = self.differing(self.files, limit_s=limit_s)
-        if wrong:
-            for name in wrong:
-                self.offsets[name] = 0
-                (self.host_output / name).unlink()
-            self.mirror(until_end=True)
-            wrong = self.differing(wrong, limit_s=limit_s)
+        """The files whose bytes here are not those on the node, also after they were fetched once more. A
+        copy whose file the node has no more, or does not let us read, is all that is left of it, and stays.
+        """
+        found = self.differing(self.files, limit_s=limit_s)
+        again = [name for name, digest in found.items() if digest is not None]
+        wrong = found.keys() - again
+        if again:
+            self._fetched_anew(again)
+            wrong |= {name for name in again if not self.offsets[name]}
+            wrong |= self.differing(again, limit_s=limit_s).keys()
         self.brought_bytes = sum(self.offsets.values())
-        return wrong
+        return [name for name in self.files if name in wrong]
 
-    def differing(self, files: Sequence[str], *, limit_s: float) -> list[str]:
-        """Of these files those whose bytes here are not the node's, by SHA-256."""
+    def _fetched_anew(self, names: Sequence[str]) -> None:
+        """The copy that was here comes back where none came in its place."""
+        aside = {name: (self.host_output / name).with_suffix(".differs") for name in names}
+        came: set[str] = set()
+        for name, path in aside.items():
+            self.offsets[name] = 0
+            (self.host_output / name).replace(path)
+        try:
+            self.mirror(until_end=True)
+            came = {name for name in names if self.offsets[name]}
+        finally:
+            for name, path in aside.items():
+                if name in came:
+                    path.unlink()
+                else:
+                    path.replace(self.host_output / name)
+
+    def differing(self, files: Sequence[str], *, limit_s: float) -> dict[str, str | None]:
+        """Of these files those whose bytes here are not the node's: the SHA-256 there, None where it cannot
+        be read.
+        """
         names = [name for name in files if self.offsets.get(name)]
         paths = (f"{self.node_output}/{name}" for name in names)
         there = self.remote.sha256(*paths, timeout_s=limit_s)
-        return [
-            name
+        return {
+            name: digest
             for name, digest in zip(names, there, strict=True)
             if digest != _sha256(self.host_output / name)
-        ]
+        }
 
     def watch(self, cell: Cell, *, limit_s: float) -> None:
         """Starts the vendor's probe beside the job."""

@@ -5,7 +5,6 @@ whoever made them and however that ended.
 from __future__ import annotations
 
 import signal
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -155,6 +154,8 @@ def heal(lab: Lab, node: LabNode) -> None:
             undo()
         except Nx8Error as error:
             problems.extend(error.problems)
+        except OSError as error:
+            problems.append(Problem(code="E282", message=f"healing {node.name}: {error}"))
 
     attempt(lambda: faults.delay_packets(node, None))
     attempt(lambda: faults.lose_packets(node, None))
@@ -163,8 +164,7 @@ def heal(lab: Lab, node: LabNode) -> None:
     attempt(lambda: faults.resume_stopped(node))
     attempt(lambda: faults.free_disk(lab, node))
     attempt(lambda: faults.skew_clock(node, None))
-    with suppress(PreflightError):
-        faults.reboot_id(node, None)
+    attempt(lambda: faults.reboot_id(node, None))
     attempt(lambda: faults.start_daemons(node))
     if problems:
         raise PreflightError(problems)

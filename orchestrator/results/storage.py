@@ -49,7 +49,7 @@ def write_new(path: Path, data: bytes) -> bool:
         try:
             _write_new(beside, data, 0o600)
             path.hardlink_to(beside)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except FileExistsError:
             return False
         finally:
@@ -72,7 +72,7 @@ def replace_with(path: Path, data: bytes, *, mode: int, exactly: bool = False) -
         if exactly:
             beside.chmod(mode)
         beside.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except BaseException:
         # A signal in the middle must not leave its rubbish either.
         with contextlib.suppress(OSError):
@@ -86,7 +86,7 @@ def link_atomic(link: Path, target: str) -> None:
     try:
         beside.symlink_to(target)
         beside.replace(link)
-        _sync_folder(link.parent)
+        sync_folder(link.parent)
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink()
@@ -101,7 +101,8 @@ def _write_new(path: Path, data: bytes, mode: int) -> None:
         os.fsync(file.fileno())
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """What was made, renamed or removed in the folder outlives a loss of power from here on. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

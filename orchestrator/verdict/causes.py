@@ -68,8 +68,14 @@ def failure(evidence: Evidence) -> Failure | None:
         return None
     causes = [fall.text if n == 0 else f"then {fall.text}" for n, fall in enumerate(falls)]
     # A signal ends everything at once: ranks that fell did so because of it. A limit is hit because a rank
-    # fell.
-    first = [*stop, *causes] if evidence.host.stop_signal else [*causes, *stop]
+    # fell. A node that is lost, or a container that is ended from outside, takes ranks with it, and others
+    # lose these as their peers.
+    own = len(falls)
+    if evidence.host.stop_signal:
+        own = 0
+    elif evidence.host.stopped in ("node_lost", "container"):
+        own = sum(not fall.lost_peer for fall in falls)
+    first = [*causes[:own], *stop, *causes[own:]]
     reasons = [
         *first,
         *(_progress(evidence) if stop else ()),
@@ -77,7 +83,7 @@ def failure(evidence: Evidence) -> Failure | None:
         *_consequences(evidence),
         *launchers,
     ]
-    rank = falls[0].rank if falls and not evidence.host.stop_signal else None
+    rank = falls[0].rank if own else None
     if rank is None and found is not None:
         stand = evidence.stands.get(found.rank)
         return Failure(reasons=tuple(reasons), rank=found.rank, traceback=stood(stand) if stand else None)

@@ -144,8 +144,9 @@ def test_a_delay_is_made_or_the_kernel_s_want_of_netem_is_said(lab: Any, node: L
 def test_another_boot_id_and_the_real_one_again(lab: Any, node: LabNode) -> None:
     place = "/proc/sys/kernel/random/boot_id"
     before = lab.on(node, "cat", place)
-    make(lab, node, "reboot")
-    wait_for(lambda: answers(lab, node, "true") is not None)
+    for _ in range(2):
+        make(lab, node, "reboot")
+        wait_for(lambda: answers(lab, node, "true") is not None)
     assert lab.on(node, "cat", place).strip() == injecting.REBOOTED
     injecting.heal(lab.lab, node)
     assert lab.on(node, "cat", place) == before
@@ -248,6 +249,49 @@ def test_what_happens_to_a_node_is_what_the_result_says(
     _, cell = ended(lab, process)
     assert cell["verdict"] == "FAILED"
     assert any(one in " ".join(cell["reasons"]) for one in words), cell["reasons"]
+
+
+def while_dockerd_is_down(bed: Any, node: LabNode) -> None:
+    make(bed, node, "dockerd")
+    assert answers(bed, node, "docker", "version") is None
+
+
+@pytest.mark.slow
+def test_a_dockerd_that_starts_again_is_why_a_container_ended(lab: Any, node: LabNode) -> None:
+    process = while_training(lab, "--stall-limit", "60")
+    while_dockerd_is_down(lab, node)
+    injecting.heal(lab.lab, node)
+    _, cell = ended(lab, process)
+    assert cell["verdict"] == "FAILED"
+    assert "dockerd" in " ".join(cell["reasons"]), cell["reasons"]
+    assert left_on(lab) == []
+
+
+@pytest.mark.slow
+def test_a_dockerd_that_stays_away_loses_its_node_and_nothing_stays_once_it_is_back(
+    lab: Any, node: LabNode
+) -> None:
+    process = while_training(lab, "--stall-limit", "60")
+    while_dockerd_is_down(lab, node)
+    output, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 4, output
+    result = json.loads((lab.workspace.runs / "latest" / "result.json").read_text("utf-8"))
+    assert result["cells"][0]["verdict"] == "FAILED"
+    reason = result["cells"][0]["reasons"][0]
+    assert reason.startswith("lost: "), reason
+    assert f"{node.name}: docker says" in reason
+    assert f"{node.name}: a container of run {result['run_id']} may still be there" in output
+    assert f"{node.name} is let go by its own lease" in output
+    injecting.heal(lab.lab, node)
+    wait_for(lambda: answers(lab, node, "docker", "version"))
+
+    def cleaned() -> bool:
+        """Nothing of a run goes whose lease still holds."""
+        done = nx8(lab.workspace.home, "clean", "--cluster", "lab")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return left_on(lab) == []
+
+    wait_for(cleaned)
 
 
 @pytest.mark.slow

@@ -43,9 +43,9 @@ def run(bed: Any, *words: str, cluster: str = "lab") -> subprocess.CompletedProc
 def left_on(bed: Any) -> list[str]:
     """Containers, run folders, monitors and locks of ours that stand on the nodes."""
     look = (
-        "docker ps -aq --filter label=nx8.run;"
-        " ls -d /srv/nx8/runs/* /tmp/nx8.lock* 2>/dev/null;"
-        " pgrep -f '[m]onitor.py' || true"
+        "docker ps -aq --filter label=nx8.run &&"
+        " { ls -d /srv/nx8/runs/* /tmp/nx8.lock* 2>/dev/null;"
+        " pgrep -f '[m]onitor.py' || true; }"
     )
     return [f"{node.name}: {one}" for node in bed.nodes for one in bed.on(node, look).split()]
 

@@ -4,6 +4,7 @@ that was not measured counts.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -160,7 +161,7 @@ def steps(bed: Any, folder: Path) -> dict[str, list[float]]:
 
 def standing(bed: Any, node: Any) -> list[str]:
     """Containers of ours and the lock, past the node's sshd."""
-    look = "docker ps -aq --filter label=nx8.run; ls -d /tmp/nx8.lock 2>/dev/null || true"
+    look = "docker ps -aq --filter label=nx8.run && { ls -d /tmp/nx8.lock 2>/dev/null || true; }"
     argv = bed.lab.inside(node, "sh", "-c", look)
     return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.split()
 
@@ -300,6 +301,43 @@ def test_a_controller_that_is_killed_leaves_nothing_once_its_leases_have_ended(r
             assert refused.returncode in (2, 3), refused.stderr
         assert nx8(bed.workspace.home, "clean", "--cluster", "lab").returncode == 0
     print(f"\n{rounds} controllers killed: nothing left after {slowest:.1f} s at most")
+
+
+def events_here(run: Controller) -> dict[str, str]:
+    """SHA-256 of each rank's records, by their path below the run's cells."""
+    top = run.folder / "cells"
+    return {
+        str(path.relative_to(top)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in top.glob("*/node*/rank*/events.jsonl")
+    }
+
+
+def events_there(bed: Any, run: Controller) -> dict[str, str]:
+    """The same of those on the nodes."""
+    look = f"cd /srv/nx8/runs/{run.folder.name} && find . -name events.jsonl | xargs sha256sum"
+    lines = [line for node in bed.nodes for line in bed.on(node, look).splitlines()]
+    return {path.removeprefix("./"): digest for digest, path in map(str.split, lines)}
+
+
+def test_what_lay_on_nodes_only_comes_home_with_a_resume_that_comes_too_late(bed: Any) -> None:
+    with undisturbed(bed):
+        run = start(bed, "--steps", "900")
+        run.until_step(2)
+        run.process.kill()
+        assert run.wait() == -signal.SIGKILL, run.said()
+        gone_after(bed, bed.nodes, limit_s=LEASE_S + GRACE_S + MARGIN_S)
+        there = events_there(bed, run)
+        assert len(there) == len(bed.nodes)
+        # The ranks went on for a whole lease.
+        assert not there.items() & events_here(run).items()
+        on = start(bed, "latest", verb="resume")
+        assert on.wait() == 3, on.said()
+        assert "E251" in on.said()
+        assert events_here(run) == there == events_there(bed, run)
+        assert nx8(bed.workspace.home, "clean", "--cluster", "lab").returncode == 0
+    assert run.cell["verdict"] == "FAILED"
+    assert run.cell["reasons"][0].startswith("lost: ")
+    assert {one["kind"] for one in run.cell["endings"].values()} == {"lost"}
 
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(20, marks=pytest.mark.slow)])

@@ -4,9 +4,7 @@ fed by standard input, and removed; no file is written anywhere.
 
 from __future__ import annotations
 
-import getpass
 import os
-import platform
 import secrets
 import subprocess
 import sys
@@ -17,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator import docker
+from orchestrator.containers.clearing import swept_everywhere, swept_over
 from orchestrator.doctor.deep.figures import FAILED, NO_IMAGE, NOT_MEASURED, Measured, read
 from orchestrator.doctor.deep.program import program
 from orchestrator.doctor.expected import Expected, expected
 from orchestrator.errors import BusyError, Nx8Error, Problem
 from orchestrator.hosts import fabric_address, known_hosts_file
-from orchestrator.lease import GRACE_S, LOCK, Lease
+from orchestrator.lease import LOCK, Lease, owner_of
 from orchestrator.remote.connection import Settings
 from orchestrator.remote.pool import Pool
 
@@ -261,16 +260,6 @@ class Containers:
         mounts = tuple(one for one in spec.mounts if one.target != docker.CONTAINER_JOB)
         return docker.with_python(docker.create_argv(replace(spec, mounts=mounts, workdir=WORKDIR)))
 
-    def clear(self, names: Sequence[str]) -> None:
-        """Whatever container of ours is left, by its label."""
-
-        def one(remote: Remote) -> None:
-            done = remote.run(docker.list_argv({"nx8.run": self.run_id}), timeout_s=COMMAND_LIMIT_S)
-            for container in docker.read_list(done.stdout):
-                remote.run(docker.remove_argv(container), timeout_s=COMMAND_LIMIT_S)
-
-        self._pool.settle(one, nodes=tuple(names), limit_s=COMMAND_LIMIT_S * 3)
-
 
 @contextmanager
 def opened(
@@ -288,28 +277,27 @@ def opened(
     with Pool(Settings.of(cluster, known), nodes) as pool:
         pool.each(lambda remote: remote.connect(limit_s=CONNECT_LIMIT_S), limit_s=CONNECT_LIMIT_S + 3.0)
         place = Containers(pool, site, names)
-        with _held(pool, sorted(names), place.run_id, cluster):
-            try:
-                place.find_images(names, skipped)
-                yield place
-            finally:
-                place.clear(names)
+        with held(pool, sorted(names), place.run_id, cluster, skipped):
+            place.find_images(names, skipped)
+            yield place
 
 
 @contextmanager
-def _held(pool: Pool, names: Sequence[str], run: str, cluster: Cluster) -> Iterator[None]:
-    """The same lock and lease as a run's: a node is measured alone, and ends what we left if we die."""
-    owner = {
-        "token": secrets.token_hex(16),
-        "run": run,
-        "user": getpass.getuser(),
-        "host": platform.node(),
-        "pid": os.getpid(),
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "lease_s": cluster.lease_s,
-        "grace_s": GRACE_S,
-        "runs": f"{cluster.work_dir}/runs",
-    }
+def held(
+    pool: Pool, names: Sequence[str], run: str, cluster: Cluster, skipped: dict[str, str]
+) -> Iterator[None]:
+    """The same lock and lease as a run's: a node is measured alone, without what a dead run left there, and
+    ends what we left if we die. A node where a container of ours stays is let go by its lease, and goes into
+    `skipped`. Raises BusyError (E601, E259).
+    """
+    root = f"{cluster.work_dir}/runs"
+    owner = owner_of(
+        token=secrets.token_hex(16),
+        run_id=run,
+        since=datetime.now(UTC).isoformat(timespec="seconds"),
+        lease_s=cluster.lease_s,
+        runs=root,
+    )
     leases: dict[str, Lease] = {}
     try:
         for name in names:
@@ -317,15 +305,20 @@ def _held(pool: Pool, names: Sequence[str], run: str, cluster: Cluster) -> Itera
             lock = leases[name].take()
             if not lock.won:
                 del leases[name]
-                held = (lock.owner or {}).get("run", "?")
-                message = f"{name} is busy: run {held} has taken it meanwhile"
+                holder = (lock.owner or {}).get("run", "?")
+                message = f"{name} is busy: run {holder} has taken it meanwhile"
                 raise BusyError(Problem(code="E601", message=message, help="wait until it has ended"))
+            if lock.over is not None:
+                swept_over(pool[name], lock.over, root=root)
         yield
     finally:
+        left = swept_everywhere(pool, run, nodes=leases, root=root)
         for lease in leases.values():
             lease.pause()
-        nodes = tuple(leases)
-        pool.settle(lambda remote: remote.unlock_dir(LOCK, owner), nodes=nodes, limit_s=COMMAND_LIMIT_S)
+        stay = {name: one for name, ones in left.items() for one in ones if one.container}
+        skipped.update({name: f"E252 {one}" for name, one in stay.items()})
+        free = tuple(leases.keys() - stay.keys())
+        pool.settle(lambda remote: remote.unlock_dir(LOCK, owner), nodes=free, limit_s=COMMAND_LIMIT_S)
 
 
 def _nothing(*_: object, **__: object) -> None:
