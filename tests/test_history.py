@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import sqlite3
 import subprocess
@@ -443,6 +444,25 @@ def accept(results: Path, night: int) -> subprocess.CompletedProcess[str]:
     if not (home / "results").exists():
         (home / "results").symlink_to(results, target_is_directory=True)
     return nx8(home, "accept", run_id(night), "--reason", "new driver")
+
+
+def test_gc_never_removes_a_result_that_it_cannot_read(tmp_path: Path) -> None:
+    damaged, newer, gone = (stored(tmp_path, night) for night in range(3))
+    stored(tmp_path, 3)
+    (damaged / "result.json").write_text("{", "utf-8")
+    (newer / "result.json").write_text('{"schema": "nx8.result/9"}', "utf-8")
+    (gone / "result.json").unlink()
+    for folder in (damaged, newer, gone):
+        os.utime(folder / "plan.json", (0, 0))
+    found = fates(tmp_path, read_keep("1d"), now_s=NOW_S)
+    assert [one.run_id for one in found if one.goes] == [run_id(2)]
+    for one, folder in zip(found, (damaged, newer), strict=False):
+        assert one.why.startswith("its result cannot be read: ")
+        with pytest.raises(ConfigError, match="E734"):
+            remove(tmp_path, one.run_id)
+        assert (folder / "result.json").is_file()
+    remove(tmp_path, run_id(2))
+    assert not gone.exists()
 
 
 def test_gc_by_count_keeps_so_many_of_every_series() -> None:
