@@ -337,6 +337,7 @@ SENTENCES: tuple[Message, ...] = (
     Message("引擎不报告该值", "the engine does not report it"),
     Message("这种设备没有 tf32 开关", "this device has no switch for tf32"),
     Message("设备的内存就是主机内存", "the device's memory is the host's own"),
+    Message("{m} 个 rank 中只有 {n} 个应答", "only {n} of {m} ranks answered"),
     Message("只有一个 rank，没有归约的对象", "one rank alone has nobody to reduce with"),
     Message("未测量上限：nx8 doctor --deep", "no ceiling was measured: nx8 doctor --deep"),
     Message("{node}：没有保存上限", "{node}: no ceiling was kept"),
