@@ -18,7 +18,7 @@ from orchestrator.cluster import Cluster
 from orchestrator.docker import EngineInfo
 from orchestrator.doctor import document, table
 from orchestrator.doctor.checks import judged
-from orchestrator.doctor.expected import Expected, WantedFile
+from orchestrator.doctor.expected import Expected, WantedFile, WantedImage
 from orchestrator.doctor.findings import Findings
 from orchestrator.doctor.looking import Here, examined, met
 from orchestrator.doctor.seen import Disk, HeldFile, Met, Seen
@@ -148,6 +148,40 @@ def test_a_sound_node_has_no_problem_with_any_vendor() -> None:
 )
 def test_each_fault_is_one_problem_with_its_code(given: Any, expected: tuple[str, str, str]) -> None:
     assert found(sound(**given), None, sound(2)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("question", "rows"),
+    [
+        ("kernel", ["network"]),
+        ("lock", ["idle"]),
+        ("examine", ["idle", "disk", "system"]),
+        ("devices", ["devices"]),
+        ("links", ["disk"]),
+        ("disk", ["disk"]),
+        ("images", ["image"]),
+        ("vendor", ["idle", "driver"]),
+    ],
+)
+def test_what_was_not_answered_is_never_called_well(question: str, rows: list[str]) -> None:
+    it = wanted(images=(WantedImage(tag="nx8-x:1", base="b", labels={}),))
+    silent = sound(expected=it, missed={question: "too late"})
+    assert found(silent, it, sound(2)) == [(row, "E208", "warn") for row in rows]
+    (node, _) = judged([silent, sound(2)], it)
+    assert all("too late" in check.text(language) for check in node.problems for language in ("zh", "en"))
+    text = table.text(findings(silent, sound(2), expected=it))
+    assert "! node1 E208" in text, "once, whatever the number of rows"
+
+
+def test_an_unanswered_question_hides_no_fault_and_makes_none() -> None:
+    held = sound(lock={"run": "r"}, missed={"examine": "too late"})
+    assert ("idle", "E224", "bad") in found(held, None, sound(2))
+    gpus = wanted("nvidia")
+    silent = sound(expected=gpus, looked={}, missed={"examine": "too late"})
+    assert ("runtime", "E208", "warn") in found(silent, gpus, sound(2, expected=gpus))
+    cpu = wanted("cpu")
+    busy = sound(expected=cpu, texts={}, missed={"kernel": "too late"})
+    assert ("idle", "E208", "warn") in found(busy, cpu)
 
 
 def test_an_old_docker_is_refused() -> None:

@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from orchestrator.doctor.checks import devices, reach, skew, stores, system
-from orchestrator.doctor.checks.making import unasked
+from orchestrator.doctor.checks.making import missed, unasked
 from orchestrator.doctor.findings import NodeFindings
 from orchestrator.messages import Message
 
@@ -38,6 +38,19 @@ ROWS = {
     "same": Message("节点一致", "alike"),
 }
 
+#: Question → the rows that its answer is part of: without it such a row may say what is wrong, never that
+#: all is well. The other questions' rows say so themselves.
+ROWS_OF = {
+    "kernel": ("network",),
+    "lock": ("idle",),
+    "examine": ("idle", "disk", "system"),
+    "vendor": ("idle", "driver"),
+    "devices": ("devices",),
+    "links": ("disk",),
+    "disk": ("disk",),
+    "images": ("image",),
+}
+
 
 def judged(nodes: Sequence[Seen], wanted: Expected) -> tuple[NodeFindings, ...]:
     """Every node's checks, in the order of the rows."""
@@ -55,10 +68,24 @@ def _judged(seen: Seen, wanted: Expected, nodes: Sequence[Seen], skewed: tuple[C
             if name != "ssh"
         )
         return NodeFindings(name=seen.name, address=seen.address, checks=(*first, *rest), login=login)
-    found = [*_own(seen, wanted, nodes), *skewed]
+    found = _answered([*_own(seen, wanted, nodes), *skewed], seen, wanted)
     order = list(ROWS)
     checks = sorted(found, key=lambda check: order.index(check.name))
     return NodeFindings(name=seen.name, address=seen.address, checks=tuple(checks), login=login)
+
+
+def _answered(checks: Sequence[Check], seen: Seen, wanted: Expected) -> tuple[Check, ...]:
+    """The same, where a question was not answered without its rows' being well."""
+    why_of = {row: why for question, why in seen.missed.items() for row in ROWS_OF.get(question, ())}
+    if "kernel" in seen.missed and wanted.vendor.torch.device_type == "cpu":
+        why_of.setdefault("idle", seen.missed["kernel"])  # its load says whether it is idle
+    known = (
+        missed(check.name, why_of[check.name])
+        if check.name in why_of and check.severity in ("ok", "unasked")
+        else check
+        for check in checks
+    )
+    return tuple(dict.fromkeys(known))
 
 
 def _own(seen: Seen, wanted: Expected, nodes: Sequence[Seen]) -> Iterator[Check]:

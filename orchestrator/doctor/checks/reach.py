@@ -185,6 +185,9 @@ def runtime(seen: Seen, wanted: Expected) -> Iterator[Check]:
             shown=asked,
         )
         return
+    if vendor.docker.gpus and "examine" in seen.missed:
+        yield missed("runtime", seen.missed["examine"])
+        return
     if vendor.docker.gpus and not (seen.looked.get("programs") or {}).get(GPUS_HOOK):
         yield bad(
             "runtime",
