@@ -134,6 +134,7 @@ def test_a_sound_node_has_no_problem_with_any_vendor() -> None:
         ({"docker": DockerSaid(code="E231"), "engine": None}, ("docker", "E231", "bad")),
         ({"docker": DockerSaid(code="E232"), "engine": None}, ("docker", "E232", "bad")),
         ({"docker": DockerSaid(code="E233", said="no"), "engine": None}, ("docker", "E233", "bad")),
+        ({"docker": None, "engine": None, "missed": {"docker": "killed"}}, ("docker", "E233", "bad")),
         ({"kinds": {"/dev/xpu0": "device", "/dev/xpu1": None}}, ("devices", "E223", "bad")),
         ({"crooked": {"work_dir": "/srv"}}, ("disk", "E247", "bad")),
         ({"lock": {"run": "r", "user": "li", "host": "h", "pid": 1}}, ("idle", "E224", "bad")),
@@ -171,6 +172,12 @@ def test_what_was_not_answered_is_never_called_well(question: str, rows: list[st
     assert all("too late" in check.text(language) for check in node.problems for language in ("zh", "en"))
     text = table.text(findings(silent, sound(2), expected=it))
     assert "! node1 E208" in text, "once, whatever the number of rows"
+
+
+def test_a_node_whose_docker_hangs_is_not_usable() -> None:
+    hung = sound(docker=None, engine=None, missed={"docker": "killed after 4 s"})
+    made = findings(hung, sound(2))
+    assert (made.usable, int(made.exit_code)) == (("node2",), 3)
 
 
 def test_an_unanswered_question_hides_no_fault_and_makes_none() -> None:
