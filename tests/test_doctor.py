@@ -19,15 +19,18 @@ from orchestrator.docker import EngineInfo
 from orchestrator.doctor import document, table
 from orchestrator.doctor.checks import judged
 from orchestrator.doctor.expected import Expected, WantedFile, WantedImage
+from orchestrator.doctor.expected import expected as expected_of
 from orchestrator.doctor.findings import Findings
 from orchestrator.doctor.looking import Here, examined, met
 from orchestrator.doctor.seen import Disk, HeldFile, Met, Seen
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.load import load, load_text
 from orchestrator.preflight import DockerSaid
+from orchestrator.selection import Site
 from orchestrator.vendors import Vendor
 from orchestrator.versions import Answer, node_commands
 from orchestrator.workspace import Workspace
+from tests import loopback
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = Workspace(home=ROOT)
@@ -45,6 +48,7 @@ def wanted(vendor: str = "kunlunxin", *, nodes: int = 2, **given: Any) -> Expect
     )
     cluster = load_text(text, Cluster, shown_as="c")
     whole = {
+        "addresses": {node.name: node.address for node in cluster.nodes},
         "cluster_name": "c", "cluster": cluster, "vendor_name": vendor, "vendor": made, "port": 20001,
         "engines": ("deepspeed",),
     }  # fmt: skip
@@ -96,7 +100,11 @@ def sound(number: int = 1, expected: Expected | None = None, **given: Any) -> Se
             "hostname": name, "names": {name: {"addresses": ["10.0.0.1"]}}, "own": ["10.0.0.1"],
             "holders": [], "hidden": 0, "listening": [], "programs": {}, "limits": {},
         },
-        met=Met(taken=None, reached=("node2",), heard=("node2",), why={}),
+        met=Met(
+            taken=None,
+            reached=tuple(node.name for node in it.cluster.nodes if node.name != name),
+            why={},
+        ),
     )  # fmt: skip
     return dataclasses.replace(base, **given)
 
@@ -139,9 +147,9 @@ def test_a_sound_node_has_no_problem_with_any_vendor() -> None:
         ({"crooked": {"work_dir": "/srv"}}, ("disk", "E247", "bad")),
         ({"lock": {"run": "r", "user": "li", "host": "h", "pid": 1}}, ("idle", "E224", "bad")),
         ({"hello": {"skew_s": 40.0, "rtt_s": 0.01, "uid": 0}}, ("clock", "E226", "warn")),
-        ({"met": Met(taken="in use", reached=("node2",), heard=(), why={})}, ("peers", "E235", "bad")),
+        ({"met": Met(taken="in use", reached=("node2",), why={})}, ("peers", "E235", "bad")),
         (
-            {"met": Met(taken=None, reached=(), heard=(), why={"node2": "no answer"})},
+            {"met": Met(taken=None, reached=(), why={"node2": "no answer"})},
             ("peers", "E227", "bad"),
         ),
         ({"missed": {"meet": "no answer"}, "met": None}, ("peers", "E208", "warn")),
@@ -269,13 +277,65 @@ def test_a_node_that_nobody_reaches_is_the_one_that_is_told() -> None:
     without = {"node2": "refused"}
     nodes = judged(
         [
-            sound(1, met=Met(taken=None, reached=("node3",), heard=("node3",), why=without)),
-            sound(2, met=Met(taken=None, reached=("node1", "node3"), heard=(), why={})),
-            sound(3, met=Met(taken=None, reached=("node1",), heard=("node1",), why=without)),
+            sound(1, met=Met(taken=None, reached=("node3",), why=without)),
+            sound(2, met=Met(taken=None, reached=("node1", "node3"), why={})),
+            sound(3, met=Met(taken=None, reached=("node1",), why=without)),
         ],
         it,
     )
     assert [[check.code for check in node.of("peers")] for node in nodes] == [[None], ["E227"], [None]]
+
+
+def test_peers_are_those_that_took_part_and_no_word_of_one_is_no_success() -> None:
+    it = wanted(nodes=3)
+    silent = Met(taken=None, reached=("node3",), why={})
+    nodes = judged([sound(1, it, met=silent), sound(2, it), sound(3, it)], it)
+    (told,) = nodes[0].of("peers")
+    assert (told.severity, told.code) == ("bad", "E227")
+    assert "node2 (10.0.0.2:20001) cannot be reached from here: no answer" in told.text()
+    assert [node.of("peers")[0].severity for node in nodes[1:]] == ["ok", "ok"]
+    alone = sound(1, met=Met(taken=None, reached=(), why={}))
+    gone = sound(2, met=None, missed={"meet": "killed"})
+    assert [node.of("peers")[0].severity for node in judged([alone, gone], wanted())] == ["unasked", "warn"]
+
+
+def test_a_node_without_an_address_is_told_and_the_others_are_looked_at(tmp_path: Path) -> None:
+    config = tmp_path / "ssh_config"
+    config.write_text("Host n*\n  HostName %h.example.org\nHost odd\n  HostName -x\n")
+    names = ("n1", "n2", "odd")
+    cluster = loopback.cluster(*(loopback.Node(name=name) for name in names), config=str(config))
+    cpu = load(SHIPPED.vendor_file("cpu"), Vendor)
+    site = Site(cluster_name="c", cluster=cluster, vendor_name="cpu", vendor=cpu)
+    made = expected_of(SHIPPED, site, ())
+    it = dataclasses.replace(wanted(nodes=3), addresses=made.addresses, no_address=made.no_address)
+    assert it.addresses == {"n1": "n1.example.org", "n2": "n2.example.org"}
+    assert [(name, one.code) for name, one in it.no_address.items()] == [("odd", "E250")]
+    nodes = [
+        dataclasses.replace(sound(), name=name, met=Met(taken=None, reached=(other,), why={}))
+        for name, other in (("n1", "n2"), ("n2", "n1"))
+    ]
+    found = judged([*nodes, dataclasses.replace(sound(), name="odd", met=None)], it)
+    assert [[(one.severity, one.code) for one in node.of("peers")] for node in found] == [
+        [("ok", None)], [("ok", None)], [("bad", "E250")],
+    ]  # fmt: skip
+
+
+def test_a_peer_that_says_nothing_within_a_short_time_is_said() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
+        port = deaf.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]
+        try:
+            for one in waiting:  # its queue is full: further ones get no answer
+                one.setblocking(False)
+                one.connect_ex(("127.0.0.1", port))
+            it = dataclasses.replace(wanted(), port=port)
+            found = met(Here("node1", ROOT), it, {"node2": "127.0.0.1"}, 0.3)
+        finally:
+            for one in waiting:
+                one.close()
+    assert (found.reached, found.why) == ((), {"node2": "no answer"})
 
 
 def findings(*nodes: Seen, expected: Expected | None = None) -> Findings:
@@ -307,9 +367,7 @@ def test_many_nodes_fit_a_narrow_terminal_and_the_same_problem_is_said_once() ->
     swap = {**sound().texts, "/proc/swaps": "Filename\n/dev/sda2 partition 8388604 0 -2\n"}
     nodes = [sound(at, texts=swap) if at <= 5 else sound(at) for at in range(1, 41)]
     reached = tuple(f"node{at}" for at in range(1, 41))
-    nodes = [
-        dataclasses.replace(one, met=Met(taken=None, reached=reached, heard=(), why={})) for one in nodes
-    ]
+    nodes = [dataclasses.replace(one, met=Met(taken=None, reached=reached, why={})) for one in nodes]
     for language in ("zh", "en"):
         text = table.text(findings(*nodes), language, width=80)
         body = text.split("\n!")[0].splitlines()[1:]

@@ -5,12 +5,13 @@ machine in a fraction of a second. No data is hashed here, and nothing is made.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator import data, multimodal, weights
 from orchestrator.cluster import Cluster
 from orchestrator.errors import ConfigError, Nx8Error, Problem
+from orchestrator.hosts import fabric_address
 from orchestrator.images.build import labels
 from orchestrator.load import read_stored
 from orchestrator.multimodal.preparedset import MANIFEST
@@ -49,7 +50,8 @@ class WantedImage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
     """All that checks hold a node against. `unplanned` are reasons why cases, data or images of some kind
-    could not be looked for: problems of this machine's files.
+    could not be looked for: problems of this machine's files. `addresses`: node → where the others' ranks
+    reach it; `no_address`: node → why there is none.
     """
 
     cluster_name: str
@@ -61,6 +63,8 @@ class Expected:
     files: tuple[WantedFile, ...] = ()
     images: tuple[WantedImage, ...] = ()
     unplanned: tuple[Problem, ...] = ()
+    addresses: dict[str, str] = field(default_factory=dict)
+    no_address: dict[str, Problem] = field(default_factory=dict)
 
     @property
     def device(self) -> Device:
@@ -93,6 +97,7 @@ def expected(workspace: Workspace, site: Site, cases: tuple[str, ...]) -> Expect
         ]
     except Nx8Error as error:
         problems += error.problems
+    addresses, no_address = _addresses(site.cluster)
     return Expected(
         cluster_name=site.cluster_name,
         cluster=site.cluster,
@@ -104,7 +109,21 @@ def expected(workspace: Workspace, site: Site, cases: tuple[str, ...]) -> Expect
         files=tuple(files),
         images=tuple(images),
         unplanned=tuple(problems),
+        addresses=addresses,
+        no_address=no_address,
     )
+
+
+def _addresses(cluster: Cluster) -> tuple[dict[str, str], dict[str, Problem]]:
+    """Of a cluster of several nodes, where each is met, and why one cannot be."""
+    found: dict[str, str] = {}
+    problems: dict[str, Problem] = {}
+    for node in cluster.nodes if len(cluster.nodes) > 1 else ():
+        try:
+            found[node.name] = fabric_address(cluster, node)
+        except Nx8Error as error:
+            problems[node.name] = error.problems[0]
+    return found, problems
 
 
 def _needed(selection: Selection) -> dict[str, str | None]:

@@ -157,11 +157,10 @@ def _files(wanted: Expected) -> tuple[str, ...]:
 def examined(remote: Asked, wanted: Expected, limit_s: float) -> dict[str, Any]:
     """What node/examine.py says."""
     cluster, vendor = wanted.cluster, wanted.vendor
-    peers = [node.fabric_address or node.address for node in cluster.nodes] if len(cluster.nodes) > 1 else []
     request = {
         "op": "look",
         "devices": vendor.device_files(num_devices=cluster.devices_per_node),
-        "names": peers,
+        "names": list(wanted.addresses.values()),
         "writable": [path for path in (cluster.work_dir, cluster.data_dir) if path]
         if not wanted.is_local
         else [],
@@ -187,7 +186,6 @@ def met(remote: Asked, wanted: Expected, peers: dict[str, str], limit_s: float) 
     return Met(
         taken=found["taken"],
         reached=tuple(found["reached"]),
-        heard=tuple(found["heard"]),
         why={str(name): str(why) for name, why in found["why"].items()},
     )
 

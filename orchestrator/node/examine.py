@@ -213,7 +213,9 @@ def meet(request):
                 why[name] = "no answer"
                 del waiting[one]
                 one.close()
-    return {"taken": taken, "reached": sorted(reached), "heard": sorted(heard), "why": why}
+    for name in set(peers) - reached:
+        why.setdefault(name, "no answer")
+    return {"taken": taken, "reached": sorted(reached), "why": why}
 
 
 def begin(name, address, port, waiting, why):

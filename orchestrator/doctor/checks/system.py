@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 from orchestrator import facts
-from orchestrator.doctor.checks.making import bad, missed, ok, warn
+from orchestrator.doctor.checks.making import bad, missed, ok, unasked, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -236,6 +237,18 @@ def peers(seen: Seen, wanted: Expected, nodes: Sequence[Seen]) -> Iterator[Check
     """Whether ranks could meet: the port, and every other node's way here and from here. A node that none of
     several others reaches is the one that is told; else the one that does not get through.
     """
+    lacking = wanted.no_address.get(seen.name)
+    if lacking is not None:
+        yield bad(
+            "peers",
+            lacking.code,
+            f"rank 没有会合的地址：{lacking.message}",
+            f"there is no address where ranks could meet: {lacking.message}",
+            owner="user",
+            fix=f"grep -n {shlex.quote(seen.name)} cluster/{wanted.cluster_name}.yaml ~/.ssh/config",
+            shown="address",
+        )
+        return
     if seen.met is None:
         why = seen.missed.get("meet")
         if why is not None:
@@ -249,16 +262,18 @@ def peers(seen: Seen, wanted: Expected, nodes: Sequence[Seen]) -> Iterator[Check
     cut_off = {one.name for one in nodes if _is_cut_off(one, nodes)}
     if seen.name in cut_off:
         problems.append(_cut_off(seen, wanted, nodes))
-    by_name = {one.name: one for one in nodes}
+    others = [one for one in nodes if one.met is not None and one.name != seen.name]
     problems += [
-        _unreached(seen, wanted, by_name[name], why)
-        for name, why in sorted(seen.met.why.items())
-        if name not in seen.met.reached and name not in cut_off and seen.name not in cut_off
+        _unreached(seen, wanted, one, seen.met.why.get(one.name, "no answer"))
+        for one in others
+        if one.name not in seen.met.reached and one.name not in cut_off and seen.name not in cut_off
     ]
     if problems:
         yield from problems
+    elif not others:
+        yield unasked("peers", "没有其他节点可连", "no other node was there to be reached")
     else:
-        number = len(seen.met.reached)
+        number = len(others)
         yield ok("peers", f"能连到其余 {number} 个节点", f"reaches the {number} others", shown=str(number))
 
 
@@ -273,9 +288,7 @@ def _is_cut_off(seen: Seen, nodes: Sequence[Seen]) -> bool:
 
 
 def _fabric(wanted: Expected, name: str) -> str:
-    return next(
-        (node.fabric_address or node.address for node in wanted.cluster.nodes if node.name == name), name
-    )
+    return wanted.addresses.get(name, name)
 
 
 def _cut_off(seen: Seen, wanted: Expected, nodes: Sequence[Seen]) -> Check:
