@@ -498,8 +498,11 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.lstat().st_mtime_ns, path.lstat().st_size) for path in sorted(folder.rglob("*"))}
 
 
-def test_what_would_not_fit_the_budget_is_not_begun_and_the_rest_is_said(home: Path) -> None:
-    homed(home)
+def test_what_would_not_fit_the_budget_is_not_begun_and_who_is_told_reads_an_ended_report(
+    home: Path, tmp_path: Path
+) -> None:
+    told = tmp_path / "told.txt"
+    homed(home, f"{SUITE}notify: [cp, results/nightly/tests/latest/report.txt, {told}]\n")
 
     def here(document: dict[str, Any]) -> None:
         document["run"]["cluster"] = "local"
@@ -512,6 +515,9 @@ def test_what_would_not_fit_the_budget_is_not_begun_and_the_rest_is_said(home: P
     (night,) = nights(home)
     assert read(night)["ran"][0]["exit_code"] == 7
     assert len(list((home / "results/runs").glob("2*"))) == 1
+    head = told.read_text().splitlines()[1]
+    assert head.startswith("done at ")
+    assert head.endswith(", exit 7")
 
 
 @pytest.mark.slow

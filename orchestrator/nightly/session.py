@@ -187,10 +187,12 @@ class _Session:
         """Writes everything down; whatever cannot be written does not change how the night ended."""
         one = self._night
         one.state, one.exit_code, one.ended_utc = state, int(code), now_utc()
+        # First of all: whoever is told now reads a report that has ended.
+        notes = [self._kept(one.save)]
         suite = one.folder.parent
         now_s = time.time()
         new, events = after(read_state(suite), one, now_s=now_s)
-        notes = [notify(self._suite.notify, one, events, home=self._workspace.home)]
+        notes += [notify(self._suite.notify, one, events, home=self._workspace.home)]
         notes += [self._kept(lambda: write_state(suite, new))]
         if self._asked.textfile is not None:
             from orchestrator.report.output import write_file
