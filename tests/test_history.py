@@ -18,7 +18,7 @@ import pytest
 
 from orchestrator import history
 from orchestrator.changes import between
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, Problem
 from orchestrator.gate import Rule
 from orchestrator.history import questions, store
 from orchestrator.history.files import read_run
@@ -349,6 +349,16 @@ def test_a_disk_that_takes_nothing_is_said_and_answers_come_from_the_folders(
             history.rebuild(results)
         assert refused.value.problems[0].code == "E732"
     assert history.rebuild(tmp_path / "kept").runs == 13
+
+
+def test_what_goes_wrong_while_reading_is_raised_as_it_is(tmp_path: Path) -> None:
+    stored(tmp_path, 0)
+    mine = store.HistoryError(Problem(code="E731", message="mine"))
+    with pytest.raises(store.HistoryError) as caught, history.reading(tmp_path):
+        raise mine
+    assert caught.value is mine
+    with pytest.raises(store.DamagedError), history.reading(tmp_path) as (connection, _):
+        connection.execute("SELECT nothing FROM nowhere")
 
 
 def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
