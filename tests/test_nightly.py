@@ -390,6 +390,14 @@ def test_a_time_that_is_none_is_refused(tmp_path: Path, at: str) -> None:
         schedule.cron(wanted(tmp_path, at=at), tmp_path)
 
 
+@pytest.mark.parametrize("user", ["", "bench\n* * * * * root true", "bench root", "-x", "ünï"])
+def test_an_account_that_is_none_is_refused(tmp_path: Path, user: str) -> None:
+    with pytest.raises(ConfigError, match="E743"):
+        schedule.systemd(wanted(tmp_path, user=user), tmp_path)
+    with pytest.raises(ConfigError, match="E743"):
+        schedule.cron(wanted(tmp_path, user=user), tmp_path)
+
+
 # Whole nights -------------------------------------------------------------------------------------
 
 
