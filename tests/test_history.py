@@ -48,6 +48,11 @@ REMEMBER = (
     "import sys; from pathlib import Path; from orchestrator import history;"
     "sys.exit(history.remember(Path(sys.argv[1])))"
 )
+#: One that removes the runs it is given.
+REMOVE = (
+    "import sys; from pathlib import Path; from orchestrator.history.retention import remove;"
+    "[remove(Path(sys.argv[1]), name) for name in sys.argv[2:]]"
+)
 NOW_S = FIRST.timestamp() + 200 * 86400
 
 
@@ -473,6 +478,29 @@ def test_gc_never_removes_a_result_that_it_cannot_read(tmp_path: Path) -> None:
         assert (folder / "result.json").is_file()
     remove(tmp_path, run_id(2))
     assert not gone.exists()
+
+
+def test_several_gc_at_once_lose_no_line_of_the_archive(tmp_path: Path) -> None:
+    ones = [[run_id(night) for night in range(at, 24, 4)] for at in range(4)]
+    for night in range(24):
+        stored(tmp_path, night)
+    both = [[*one, run_id(0)] for one in ones]  # one run that all of them remove
+    argv = (sys.executable, "-c", REMOVE, str(tmp_path))
+    doing = [subprocess.Popen((*argv, *names)) for names in both]
+    assert [one.wait(timeout=DEADLINE_S) for one in doing] == [0] * 4
+    assert not RunFolder.all(tmp_path / "runs")
+    lines = (tmp_path / "archive" / "2026-03.jsonl").read_bytes().splitlines()
+    assert sorted(json.loads(line)["run_id"] for line in lines) == [run_id(night) for night in range(24)]
+
+
+def test_a_gc_that_finds_the_archive_held_says_so_and_removes_nothing(tmp_path: Path) -> None:
+    folder = stored(tmp_path, 0)
+    with (
+        store.held(tmp_path / "archive", 1.0, exclusive=True),
+        pytest.raises(store.HistoryError, match="held by another"),
+    ):
+        remove(tmp_path, run_id(0), wait_s=0.1)
+    assert folder.is_dir()
 
 
 def test_gc_by_count_keeps_so_many_of_every_series() -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError, Problem
-from orchestrator.history.files import Unread, archive, read_run, unknown
+from orchestrator.history.files import Unread, archive, archive_of, read_run, unknown
 from orchestrator.history.record import MEASURED, RunRecord
+from orchestrator.history.store import held
 from orchestrator.results import RunFolder
 
 if TYPE_CHECKING:
@@ -131,12 +132,21 @@ def fates(results: Path, keep: Keep, *, now_s: float) -> tuple[Fate, ...]:
     return decide(records, unfinished, keep, now_s=now_s, unread=unread)
 
 
-def remove(results: Path, run_id: str) -> None:
+def remove(results: Path, run_id: str, *, wait_s: float = 60.0) -> None:
     """Keeps the run's rows in the archive, then removes its folder.
 
-    Raises CellError (E701); ConfigError (E734) for a result that cannot be read, and leaves it as it is.
+    One process at a time: a month of the archive is one file, which each would write anew without the
+    others' lines. Raises CellError (E701); HistoryError (E731, E732) where somebody holds it for `wait_s`, or
+    nothing can be written; ConfigError (E734) for a result that cannot be read, and leaves it as it is.
     """
-    folder = RunFolder.find(results / "runs", run_id)
+    with held(archive_of(results), wait_s, exclusive=True):
+        if not (results / "runs" / run_id).exists():
+            return  # somebody else's gc was first
+        _removed(results, RunFolder.find(results / "runs", run_id))
+
+
+def _removed(results: Path, folder: RunFolder) -> None:
+    run_id = folder.run_id
     record = read_run(folder)
     if isinstance(record, Unread):
         message = f"run {run_id} stays: its result cannot be read, so the archive would lose it: {record.why}"
