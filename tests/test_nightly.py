@@ -28,7 +28,8 @@ from orchestrator.nightly.notice import Suitestate, after, notice, notify, textf
 from orchestrator.nightly.staffing import Item, items, staffed
 from orchestrator.suites import Entry, Suite, seconds
 from tests.nightmaker import SPEED, result, store
-from tests.test_run import DEADLINE_S, _hear_signals, small
+from tests.starting import begun, ended
+from tests.test_run import DEADLINE_S, small
 
 ROOT = Path(__file__).parents[1]
 SUITE = """\
@@ -408,23 +409,7 @@ def homed(home: Path, suite: str = SUITE) -> Path:
 
 
 def nightly(home: Path, *words: str) -> subprocess.Popen[str]:
-    argv = (sys.executable, "-m", "orchestrator", "--home", str(home), "nightly", "tests", *words)
-    return subprocess.Popen(
-        argv,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=home,
-        preexec_fn=_hear_signals,  # noqa: PLW1509 - one thread here
-    )
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    try:
-        stdout, stderr = process.communicate(timeout=DEADLINE_S)
-    finally:
-        process.kill()
-    return process.returncode, stdout, stderr
+    return begun(home, "nightly", "tests", *words)
 
 
 def nights(home: Path) -> list[Path]:
@@ -470,13 +455,13 @@ def test_nights_from_the_first_to_a_regression(home: Path, tmp_path: Path) -> No
     first = nightly(home)
     until(lambda: any((home / "results/runs").glob("2*/cells/*/node0")))
     before = snapshot(home / "results/nightly")
-    code, stdout, stderr = ended(nightly(home))
+    code, stdout, stderr = ended(nightly(home), limit_s=DEADLINE_S)
     assert code == 6
     assert "error[E740]" in stderr
     assert f"pid {first.pid}" in stderr
     assert stdout == ""
     assert snapshot(home / "results/nightly") == before
-    code, stdout, stderr = ended(first)
+    code, stdout, stderr = ended(first, limit_s=DEADLINE_S)
     assert code == 0, stderr
     assert "MEASURED" in stdout
     assert len(nights(home)) == len(list((home / "results/runs").glob("2*"))) == 1
@@ -491,7 +476,7 @@ def test_nights_from_the_first_to_a_regression(home: Path, tmp_path: Path) -> No
     shutil.rmtree(run)
     (home / "results/history.sqlite").unlink()
 
-    code, stdout, stderr = ended(nightly(home, "--quiet", "--textfile", str(tmp_path)))
+    code, stdout, stderr = ended(nightly(home, "--quiet", "--textfile", str(tmp_path)), limit_s=DEADLINE_S)
     assert code == 1, stderr
     assert stderr == ""
     assert stdout.startswith("REGRESSION (rehearsal) llama2_7b")
@@ -517,7 +502,7 @@ def test_what_would_not_fit_the_budget_is_not_begun_and_who_is_told_reads_an_end
         document["phases"] = [{"name": "train", "seconds": 5000.0}]
 
     store(home / "results", result(0, change=here))
-    code, stdout, _ = ended(nightly(home, "--budget", "10m"))
+    code, stdout, _ = ended(nightly(home, "--budget", "10m"), limit_s=DEADLINE_S)
     assert code == 7
     assert "takes 5000 s as a rule" in stdout
     (night,) = nights(home)
@@ -535,7 +520,7 @@ def test_a_budget_that_runs_out_ends_the_cell_and_leaves_a_partial_report(home: 
         home,
         f"{SUITE}  window: 30\n".replace("  - case: llama2_7b\n", "  - case: llama2_7b\n    steps: 900\n"),
     )
-    code, stdout, stderr = ended(nightly(home, "--budget", "9s"))
+    code, stdout, stderr = ended(nightly(home, "--budget", "9s"), limit_s=DEADLINE_S)
     assert code == 7, stderr
     assert "exit 7" in stdout
     assert left_behind(home) == []
@@ -543,14 +528,14 @@ def test_a_budget_that_runs_out_ends_the_cell_and_leaves_a_partial_report(home: 
 
 def test_a_suite_that_does_not_fit_touches_nothing(home: Path) -> None:
     homed(home, SUITE.replace("llama2_7b", "lama2_7b"))
-    code, _, stderr = ended(nightly(home))
+    code, _, stderr = ended(nightly(home), limit_s=DEADLINE_S)
     assert code == 2
     assert "E114" in stderr
     assert not (home / "results").exists()
     (home / "cases/suites/tests.yaml").write_text(
         SUITE.replace("  - case: llama2_7b\n", "  - {case: llama2_7b, nodes: [2]}\n")
     )
-    code, _, stderr = ended(nightly(home))
+    code, _, stderr = ended(nightly(home), limit_s=DEADLINE_S)
     assert (code, "E742" in stderr) == (2, True)
     assert not (home / "results").exists()
 
@@ -563,7 +548,7 @@ def killed(home: Path, how: signal.Signals, rng: random.Random) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=rng.uniform(0, 6))
     process.send_signal(how)
-    code, _, stderr = ended(process)
+    code, _, stderr = ended(process, limit_s=DEADLINE_S)
     assert code in ({-9, 0} if how == signal.SIGKILL else {128 + how, 0}), stderr
     until(lambda: left_behind(home) == [])
     document = read(nights(home)[-1])
@@ -588,7 +573,7 @@ def test_ten_nights_ended_at_random_moments_leave_a_report_each(home: Path) -> N
     rng = random.Random(20261121)
     for _ in range(10):
         killed(home, rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]), rng)
-    code, stdout, stderr = ended(nightly(home))
+    code, stdout, stderr = ended(nightly(home), limit_s=DEADLINE_S)
     assert code == 0, stderr
     assert "MEASURED" in stdout
 
