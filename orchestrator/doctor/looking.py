@@ -40,13 +40,8 @@ KNOB_FILES = (
     "/proc/swaps",
     "/proc/loadavg",
     "/proc/sys/kernel/numa_balancing",
-    "/proc/sys/kernel/pid_max",
-    "/proc/sys/vm/max_map_count",
-    "/proc/sys/vm/overcommit_memory",
-    "/proc/sys/net/ipv4/ip_local_port_range",
     "/sys/kernel/mm/transparent_hugepage/enabled",
     "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor",
-    "/sys/devices/system/cpu/smt/control",
     "/sys/class/infiniband/*/ports/*/phys_state",
 )
 LINK_FILES = (

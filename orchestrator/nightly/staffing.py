@@ -39,10 +39,6 @@ class Staffed:
     left_out: dict[str, str]
     missing: str | None = None
 
-    @property
-    def as_planned(self) -> bool:
-        return not self.replaced and not self.left_out
-
 
 def items(suite: Suite) -> tuple[Item, ...]:
     """The runs of a night, in the order of the suite."""

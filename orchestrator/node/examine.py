@@ -159,7 +159,6 @@ def look(request):
         "programs": programs(request["programs"]),
         "limits": daemon_limits(request["pid_files"]),
         "listening": listening(),
-        "load": text_of("/proc/loadavg").split()[:1],
     }
 
 
