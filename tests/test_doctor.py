@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator import doctor, schemas
 from orchestrator.cluster import Cluster
-from orchestrator.docker import EngineInfo
+from orchestrator.docker import EngineInfo, ImageFacts
 from orchestrator.doctor import document, table
 from orchestrator.doctor.checks import judged
 from orchestrator.doctor.expected import Expected, WantedFile, WantedImage
@@ -26,7 +26,7 @@ from orchestrator.doctor.seen import Disk, HeldFile, Met, Seen
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.load import load, load_text
 from orchestrator.preflight import DockerSaid
-from orchestrator.selection import Site
+from orchestrator.selection import Site, site_of
 from orchestrator.vendors import Vendor
 from orchestrator.versions import Answer, node_commands
 from orchestrator.workspace import Workspace
@@ -261,6 +261,88 @@ def test_data_is_missing_wrong_by_size_or_wrong_by_its_checksum() -> None:
     assert rows(HeldFile(bytes=None)) == [("data", "E237", "warn")]
     assert rows(HeldFile(bytes=11)) == [("data", "E237", "bad")]
     assert rows(HeldFile(bytes=10, sha256="b" * 64)) == [("data", "E237", "bad")]
+
+
+def test_a_registry_matters_where_an_image_still_has_to_come_from_it() -> None:
+    place = "nvcr.io:443"
+    base = WantedImage(tag="nx8-x:1", base="nvcr.io/nvidia/pytorch:24.01-py3", labels={})
+    it = wanted(images=(base,), registries=(place,))
+    there = ImageFacts(
+        id="sha256:" + "1" * 64, tags=(), digests=(), labels={}, size_bytes=1, created=None,
+        architecture="amd64", os="linux",
+    )  # fmt: skip
+    lost = {**sound().looked, "registries": {place: "timed out"}}
+
+    def rows(expected: Expected = it, **given: Any) -> list[tuple[str, str | None, str]]:
+        return found(sound(expected=expected, **given), expected, sound(2, images=given.get("images", {})))
+
+    assert rows(looked={**lost, "registries": {place: None}}) == []
+    assert rows(looked=lost) == [("registry", "E260", "warn")]
+    assert rows(looked=lost, images={base.tag: None, base.base: there}) == []
+    assert rows(looked=lost, images={base.tag: there}) == []
+    assert rows(looked=lost, missed={"images": "x"}) == [
+        ("image", "E208", "warn"),
+        ("registry", "E208", "warn"),
+    ]
+    assert rows(missed={"examine": "x"}, looked={**sound().looked}) == [
+        (row, "E208", "warn") for row in ("idle", "disk", "registry", "system")
+    ]
+    pulled = dataclasses.replace(it, pulled="nvcr.io/ours/x@sha256:2")
+    assert rows(pulled, looked=lost, images={base.tag: there}) == [("registry", "E260", "bad")]
+    assert rows(pulled, looked=lost, images={base.tag: there, str(pulled.pulled): there}) == []
+    site = dataclasses.replace(it.cluster.site, https_proxy="http://proxy:3128")
+    behind = dataclasses.replace(it, cluster=dataclasses.replace(it.cluster, site=site))
+    assert rows(behind, looked=lost) == []
+    engine = sound().engine
+    assert engine is not None
+    assert rows(looked=lost, engine=dataclasses.replace(engine, proxied=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("vendor", "more", "places"),
+    [
+        ("nvidia", "", ("nvcr.io:443",)),
+        ("hygon", "", ("image.sourcefind.cn:5000",)),
+        ("amd", "", ("registry-1.docker.io:443",)),
+        ("kunlunxin", "", ()),
+        ("nvidia", "site: {registry_mirror: 'harbor.x:8443/hub'}", ("harbor.x:8443",)),
+        ("nvidia", "image: {source: host, socket: /run/docker.sock}", ()),
+        ("nvidia", "image: {source: pull, reference: 'r.x/n@sha256:%s'}" % ("0" * 64), ("r.x:443",)),
+        (
+            "nvidia",
+            "image: {login: {registry: harbor.x, user: u, password_env: P}}",
+            ("nvcr.io:443", "harbor.x:443"),
+        ),
+    ],
+)
+def test_the_registries_of_a_cluster_are_those_that_its_nodes_pull_from(
+    home: Path, vendor: str, more: str, places: tuple[str, ...]
+) -> None:
+    device = next(iter(load(SHIPPED.vendor_file(vendor), Vendor).devices))
+    text = (
+        f"schema: 1\ndescription: d\nvendor: {vendor}\ndevice: {device}\n"
+        "transport: ssh\ndevices_per_node: 8\nnodes: [{name: n1, host: 10.0.0.1}]\n"
+        f"interface: eth0\ndata_dir: /data\nwork_dir: /srv/nx8\n{more}\n"
+    )
+    (home / "cluster/c.yaml").write_text(text)
+    (home / f"cases/llama2_7b/configs/{device}x1x8.yaml").write_text("schema: 1\n")
+    workspace = Workspace(home=home)
+    it = expected_of(workspace, site_of(workspace, vendor=None, cluster="c"), ("llama2_7b",))
+    assert it.registries == places, it.unplanned
+    assert (it.pulled is not None) == ("pull" in more)
+
+
+def test_a_registry_is_tried_by_a_connection() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as there, socket.socket() as gone:
+        gone.bind(("127.0.0.1", 0))  # and does not listen
+        names = [f"127.0.0.1:{one.getsockname()[1]}" for one in (there, gone)]
+        it = wanted(registries=(*names, "no-such-host.invalid:443"), addresses={})
+        told = examined(Here("here", ROOT), it, 60.0)["registries"]
+    assert told[names[0]] is None
+    assert "refused" in told[names[1]]
+    assert told["no-such-host.invalid:443"]
 
 
 def test_the_odd_one_out_is_told_and_of_two_both() -> None:

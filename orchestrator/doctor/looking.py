@@ -134,11 +134,7 @@ def look(remote: Asked, wanted: Expected, *, base: Seen, limit_s: float) -> Seen
         ),
         missing_modules=_missing_modules(wanted) if wanted.is_local else (),
     )
-    images: dict[str, docker.ImageFacts | None] = {}
-    if engine is not None:
-        for image in wanted.images:
-            found = asking.ask("images", partial(_image, remote, image.tag, asking.left_s), None)
-            images[image.tag] = found
+    images = _images(remote, wanted, asking) if engine is not None else {}
     held = asking.ask("data", lambda: _data(remote, wanted, asking), dict[str, HeldFile]())
     return replace(seen, images=images, files=held, missed=asking.missed)
 
@@ -161,6 +157,7 @@ def examined(remote: Asked, wanted: Expected, limit_s: float) -> dict[str, Any]:
         else [],
         "programs": [GPUS_HOOK] if vendor.docker.gpus else [],
         "pid_files": PID_FILES,
+        "registries": list(wanted.registries),
     }
     return _program(remote, request, limit_s)
 
@@ -268,6 +265,20 @@ def _lock(remote: Asked, limit_s: float) -> dict[str, Any] | None:
 
 def _answers(remote: Asked, wanted: Expected, limit_s: float) -> dict[tuple[str, ...], versions.Answer]:
     return versions.asked(remote, versions.node_commands(wanted.vendor), limit_s=limit_s)
+
+
+def _images(remote: Asked, wanted: Expected, asking: Asking) -> dict[str, docker.ImageFacts | None]:
+    """By tag; of an image that is not there also what it is made from, for without that it has to come from
+    a registry.
+    """
+    found: dict[str, docker.ImageFacts | None] = {}
+    for image in wanted.images:
+        for tag in (image.tag, wanted.pulled or image.base):
+            if tag not in found:
+                found[tag] = asking.ask("images", partial(_image, remote, tag, asking.left_s), None)
+            if found[tag] is not None and wanted.pulled is None:
+                break
+    return found
 
 
 def _image(remote: Asked, tag: str, limit_s: float) -> docker.ImageFacts | None:

@@ -30,6 +30,7 @@ ROWS = {
     "disk": Message("磁盘", "disk"),
     "data": Message("数据", "data"),
     "image": Message("镜像", "image"),
+    "registry": Message("镜像仓库", "registry"),
     "peers": Message("节点互通", "peers, port"),
     "names": Message("名字解析", "names"),
     "network": Message("网络链路", "network"),
@@ -105,6 +106,7 @@ def _own(seen: Seen, wanted: Expected, nodes: Sequence[Seen]) -> Iterator[Check]
     yield from reach.runtime(seen, wanted)
     yield from stores.data(seen, wanted)
     yield from stores.image(seen, wanted)
+    yield from stores.registry(seen, wanted)
     yield from system.clock(seen)
 
 
