@@ -241,6 +241,62 @@ def test_rdma_ports_that_are_down_and_slow_settings_are_said() -> None:
     assert found(sound(texts=gone)) == [("network", "E228", "bad")]
 
 
+def rdma(*ports: tuple[str, str, str], link: str = "16.0 GT/s PCIe", lanes: str = "16") -> dict[str, str]:
+    """Device mlx5_<n> with one port each: state, what the wire does, rate."""
+    texts = {}
+    for at, (state, physical, rate) in enumerate(ports):
+        device = f"/sys/class/infiniband/mlx5_{at}"
+        texts |= {
+            f"{device}/hca_type": "MT4129\n",
+            f"{device}/ports/1/state": f"{state}\n",
+            f"{device}/ports/1/phys_state": f"{physical}\n",
+            f"{device}/ports/1/link_layer": "InfiniBand\n",
+            f"{device}/ports/1/rate": f"{rate}\n",
+            f"{device}/device/current_link_speed": f"{link if at == 0 else '16.0 GT/s PCIe'}\n",
+            f"{device}/device/max_link_speed": "16.0 GT/s PCIe\n",
+            f"{device}/device/current_link_width": f"{lanes if at == 0 else '16'}\n",
+            f"{device}/device/max_link_width": "16\n",
+        }
+    return texts
+
+
+UP = ("4: ACTIVE", "5: LinkUp", "200 Gb/sec (4X HDR)")
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (rdma(UP, UP), None),
+        (rdma(UP, ("1: DOWN", "3: Disabled", "10 Gb/sec (4X SDR)")), "mlx5_1:1 DOWN (Disabled)"),
+        (rdma(UP, ("1: DOWN", "2: Polling", "10 Gb/sec (4X SDR)")), "mlx5_1:1 DOWN (Polling)"),
+        (rdma(UP, ("4: ACTIVE", "5: LinkUp", "50 Gb/sec (1X HDR)")), "mlx5_1:1 50 Gb/s, others 200"),
+        (rdma(UP, UP, link="8.0 GT/s PCIe"), "mlx5_0 8 GT/s x16 of 16 GT/s x16"),
+        (rdma(UP, UP, lanes="8"), "mlx5_0 16 GT/s x8 of 16 GT/s x16"),
+        (rdma(UP, UP, link="Unknown", lanes="0"), None),
+    ],
+)
+def test_an_rdma_device_that_is_down_slow_or_on_a_narrow_link_is_said(
+    texts: dict[str, str], words: str | None
+) -> None:
+    ones = [sound(at, texts={**sound().texts, **texts}) for at in (1, 2)]
+    assert found(ones[0], None, ones[1]) == ([("network", "E228", "warn")] if words else [])
+    if words:
+        (check,) = judged(ones, wanted())[0].problems
+        assert words in check.text()
+
+
+def test_another_model_s_port_may_be_slower_and_an_interface_without_a_carrier_is_an_error() -> None:
+    slower = ("4: ACTIVE", "5: LinkUp", "25 Gb/sec (1X EDR)")
+    texts = {**sound().texts, **rdma(UP, slower), "/sys/class/infiniband/mlx5_1/hca_type": "MT4117"}
+    assert found(sound(texts=texts), None, sound(2, texts=texts)) == []
+    unplugged = {
+        **sound().texts,
+        "/sys/class/net/eth0/operstate": "unknown",
+        "/sys/class/net/eth0/carrier": "0\n",
+    }
+    assert found(sound(texts=unplugged)) == [("network", "E228", "bad")]
+
+
 def test_names_that_do_not_resolve_or_lead_elsewhere_are_said() -> None:
     one = sound()
     unknown = {**one.looked, "names": {"node1": {"addresses": [], "text": "unknown"}}}

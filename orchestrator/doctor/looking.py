@@ -43,6 +43,12 @@ KNOB_FILES = (
     "/sys/kernel/mm/transparent_hugepage/enabled",
     "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor",
     "/sys/class/infiniband/*/ports/*/phys_state",
+    "/sys/class/infiniband/*/hca_type",
+    *(
+        f"/sys/class/infiniband/*/device/{which}_link_{what}"
+        for which in ("current", "max")
+        for what in ("speed", "width")
+    ),
 )
 LINK_FILES = (
     "/sys/class/net/{interface}/operstate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from orchestrator.doctor.checks import devices, reach, skew, stores, system
+from orchestrator.doctor.checks import devices, network, reach, skew, stores, system
 from orchestrator.doctor.checks.making import missed, unasked
 from orchestrator.doctor.findings import NodeFindings
 from orchestrator.messages import Message
@@ -94,7 +94,7 @@ def _own(seen: Seen, wanted: Expected, nodes: Sequence[Seen]) -> Iterator[Check]
     yield from devices.devices(seen, wanted)
     yield from devices.idle(seen, wanted)
     yield from system.names(seen)
-    yield from system.network(seen, wanted)
+    yield from network.network(seen, wanted)
     yield from system.system(seen)
     yield from system.peers(seen, wanted, nodes)
     yield from stores.disk(seen, wanted)

@@ -1,4 +1,4 @@
-"""How the node's system is set: clock, names, network, and what slows training down. Pure."""
+"""How the node's system is set: clock, names, the way to its peers, and what slows training down. Pure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from orchestrator import facts
 from orchestrator.doctor.checks.making import bad, missed, ok, unasked, warn
 
 if TYPE_CHECKING:
@@ -83,74 +82,6 @@ def names(seen: Seen) -> Iterator[Check]:
         )
     if not problems:
         yield ok("names", "名字都能解析", "all names resolve")
-
-
-def network(seen: Seen, wanted: Expected) -> Iterator[Check]:
-    """The device that ranks talk through, and RDMA ports."""
-    interface = wanted.cluster.interface
-    machine = facts.machine(seen.texts, interface=interface)
-    problems = [*_interface(seen, interface), *_ports(seen)]
-    if problems:
-        yield from problems
-        return
-    said = (
-        ", ".join(
-            f"{one.links}× {one.kind} {one.interface}" + (f" {one.rate_gbps:g} Gb/s" if one.rate_gbps else "")
-            for one in machine.network
-        )
-        or "–"
-    )
-    fast = max((one.rate_gbps or 0 for one in machine.network), default=0)
-    yield ok("network", said, said, shown=f"{fast:g}G" if fast else "")
-
-
-def _interface(seen: Seen, interface: str | None) -> Iterator[Check]:
-    if interface is None or not seen.texts:
-        return
-    folder = f"/sys/class/net/{interface}"
-    if f"{folder}/type" not in seen.texts:
-        yield bad(
-            "network",
-            "E228",
-            f"没有网络设备 {interface}",
-            f"there is no network device {interface}",
-            owner="user",
-            fix=seen.there("ip -br link"),
-            shown=interface,
-        )
-        return
-    state = seen.texts.get(f"{folder}/operstate", "").strip()
-    if state in ("down", "lowerlayerdown", "dormant", "notpresent"):
-        yield bad(
-            "network",
-            "E228",
-            f"网络设备 {interface} 状态 {state}",
-            f"the network device {interface} is {state}",
-            fix=seen.there(f"ip link set {interface} up", root=True),
-            shown=state,
-        )
-
-
-def _ports(seen: Seen) -> Iterator[Check]:
-    """RDMA ports that are there and carry nothing."""
-    down = []
-    for path, text in sorted(seen.texts.items()):
-        match = re.fullmatch(r"/sys/class/infiniband/([^/]+)/ports/([^/]+)/state", path)
-        if match and "ACTIVE" not in text:
-            down.append(f"{match[1]}:{match[2]} {text.strip().partition(': ')[2] or text.strip()}")
-    active = any(
-        "ACTIVE" in text for path, text in seen.texts.items() if re.search(r"/infiniband/.*/state$", path)
-    )
-    if down:
-        shown = ", ".join(down[:4])
-        yield warn(
-            "network",
-            "E228",
-            f"RDMA 端口未激活：{shown}" + ("" if active else "（没有一个激活）"),
-            f"RDMA ports are not active: {shown}" + ("" if active else " (none is)"),
-            fix=seen.there("ibstat || rdma link"),
-            shown=down[0].partition(" ")[0],
-        )
 
 
 def system(seen: Seen) -> Iterator[Check]:
