@@ -540,6 +540,14 @@ def test_verbs_list_show_and_accept(home: Path) -> None:
     assert "▼ 2026-03-22 regression 2800" in trend.stdout
     shown = nx8(home, "show", run_id(22))
     assert "regression: -6.7%" in shown.stdout
+    chinese = nx8(home, "trend", "--lang", "zh").stdout
+    assert "退化：-6.7%，超出" in chinese
+    assert "▼ 2026-03-22 退化 2800" in chinese
+    assert "，中位数 " in chinese
+    chinese = nx8(home, "show", run_id(22), "--lang", "zh").stdout
+    assert "退出码 0" in chinese.splitlines()[0]
+    assert f"{SPEED} 2800 tokens/s  退化：-6.7%，超出 20 次的中位数 ±1.5%" in chinese
+    assert f"自 {run_id(19)} 以来没有记录到变化" in chinese
     refused = nx8(home, "accept", run_id(22), "--reason", " ")
     assert refused.returncode == 2
     assert "error[E735]" in refused.stderr
@@ -558,6 +566,8 @@ def test_proxies_have_a_trend_of_their_own_and_are_never_mixed(home: Path) -> No
     alone = nx8(home, "trend")
     assert "(proxy)" in alone.stdout
     assert "no full measurement yet" in alone.stderr
+    assert "尚无完整测量" in nx8(home, "trend", "--lang", "zh").stderr
+    assert "未判定：这是 proxy" in nx8(home, "show", run_id(8), "--lang", "zh").stdout
     stored(home / "results", 20, 3000.0)
     assert "(proxy)" not in nx8(home, "trend").stdout
     both = nx8(home, "trend", "--proxy").stdout
