@@ -6,8 +6,12 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from orchestrator.messages import say
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from orchestrator.messages import Language
 
 #: What kind of thing changed, most suspect first: what moved a figure in most reports of slow nights.
 Kind = Literal[
@@ -27,14 +31,13 @@ ORDER: tuple[Kind, ...] = (
 )
 #: The last part of a fact of a node → its kind.
 _OF_NODE: dict[str, Kind] = {"driver": "driver", "firmware": "firmware", "kernel": "kernel"}
-ABSENT = "(none)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
     """`what` went from `before` to `after` on `where` (node names; empty where it is not of a node).
 
-    Null: not there, or not known.
+    Null: not there, or not known. Of the kind `nodes`, what happened to them is `gone` or `come`.
     """
 
     kind: Kind
@@ -48,12 +51,16 @@ class Change:
         """0 is the most suspect kind."""
         return ORDER.index(self.kind)
 
-    def text(self) -> str:
+    def text(self, language: Language = "en") -> str:
         """driver 470.141.10 → 470.161.03 on node1,node2"""
         if self.kind == "nodes":
-            return f"{self.what} {', '.join(self.where)}"
-        where = f" on {','.join(self.where)}" if self.where else ""
-        return f"{self.what} {_short(self.before)} → {_short(self.after)}{where}"
+            return say(f"change.{self.what}", language, nodes=", ".join(self.where))
+        before, after = (_short(value, language) for value in (self.before, self.after))
+        change = say("change", language, what=self.what, before=before, after=after)
+        return say("change.on", language, change=change, nodes=",".join(self.where)) if self.where else change
+
+    def kind_text(self, language: Language = "en") -> str:
+        return say(f"changed.{self.kind}", language)
 
 
 def between(
@@ -82,9 +89,9 @@ def _nodes(environment: Mapping[str, str]) -> frozenset[str]:
 
 def _node_set(gone: frozenset[str], come: frozenset[str]) -> Iterable[Change]:
     if gone:
-        yield Change(kind="nodes", what="no longer used:", before=None, after=None, where=tuple(sorted(gone)))
+        yield Change(kind="nodes", what="gone", before=None, after=None, where=tuple(sorted(gone)))
     if come:
-        yield Change(kind="nodes", what="new:", before=None, after=None, where=tuple(sorted(come)))
+        yield Change(kind="nodes", what="come", before=None, after=None, where=tuple(sorted(come)))
 
 
 def _differences(
@@ -139,9 +146,9 @@ def _merged(changes: Iterable[Change]) -> list[Change]:
     ]
 
 
-def _short(text: str | None) -> str:
+def _short(text: str | None, language: Language) -> str:
     if text is None:
-        return ABSENT
+        return say("change.absent", language)
     digest = re.fullmatch(r"(sha256:)?([0-9a-f]{40,64})", text)
     if digest:
         return (digest[1] or "") + digest[2][:12]

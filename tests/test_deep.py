@@ -22,7 +22,16 @@ from orchestrator.ceilings import NodeCeiling
 from orchestrator.derive.ceiling import ceiling_of
 from orchestrator.doctor import deep
 from orchestrator.doctor.deep import showing
-from orchestrator.doctor.deep.figures import NODE_FIGURES, Figure, all_outliers, outliers, read, rounds
+from orchestrator.doctor.deep.figures import (
+    NODE_FIGURES,
+    Figure,
+    Measured,
+    all_outliers,
+    outliers,
+    read,
+    reduced,
+    rounds,
+)
 from orchestrator.doctor.deep.program import program
 from orchestrator.doctor.deep.running import held
 from orchestrator.errors import BusyError
@@ -36,6 +45,8 @@ from tests.test_containers import DEADLINE_S, ID, Machine, Pool
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from orchestrator.doctor.deep.running import Job
+
 ROOT = Path(__file__).parents[1]
 GOOD = {"value": 2.0, "best": 2.5, "seconds": 1.0, "batches": 5, "unit": "TFLOPS", "reason": None}
 
@@ -46,7 +57,7 @@ def line(figures: dict[str, Any], **given: Any) -> bytes:
 
 
 def figure(said: Any, name: str = "gemm:fp32") -> Figure:
-    (one,) = read(line({name: said}), nonce="n", node="n1", wanted=(name,), least_s=1.0)
+    (one,) = read(line({name: said}), nonce="n", node="n1", wanted=(name,), least_s=1.0, num_devices=1)
     return one.figures[name]
 
 
@@ -80,7 +91,7 @@ def test_a_figure_without_its_proof_is_none_and_says_why(change: dict[str, Any])
 @pytest.mark.parametrize("text", [b"", b"Segmentation fault", b"[1]", line({}).replace(b'"n"', b'"other"')])
 def test_what_is_no_answer_of_this_run_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"answer|JSON|Expecting"):
-        read(text, nonce="n", node="n1", wanted=("memory",), least_s=1.0)
+        read(text, nonce="n", node="n1", wanted=("memory",), least_s=1.0, num_devices=1)
 
 
 def peers(*values: float) -> list[tuple[tuple[str, ...], int | None, float]]:
@@ -105,6 +116,86 @@ def test_who_is_slower_than_its_own_peers_is_found_without_a_reference(
     assert [one.index for one in outliers("memory", peers(*values))] == slow
 
 
+def ranks(node: str, *rates: float | None) -> tuple[Measured, ...]:
+    """The devices of a node with their all-reduce; None for one that says why it has none."""
+    return tuple(
+        Measured(
+            node=node,
+            index=at,
+            device=None,
+            torch=None,
+            figures={
+                "all_reduce": Figure(value=rate, best=rate, algbw=rate, busbw=rate)
+                if rate
+                else Figure(value=None, reason="connection reset")
+            },
+        )
+        for at, rate in enumerate(rates)
+    )
+
+
+def test_a_sum_is_a_figure_only_where_every_rank_of_it_answered() -> None:
+    whole = reduced(("a", "b"), [*ranks("a", 10.0, 11.0), *ranks("b", 9.0, 12.0)], devices_per_node=2)
+    assert whole.figure.value == 9.0
+    half = reduced(("a", "b"), ranks("a", 10.0, 11.0), devices_per_node=2).figure
+    assert (half.value, half.reason) == (None, "only 2 of 4 ranks answered")
+    broken = reduced(("a", "b"), [*ranks("a", 10.0), *ranks("b", None)], devices_per_node=1).figure
+    assert (broken.value, broken.reason) == (None, "connection reset")
+    why = {"b": "E851 exit 1: killed", "c": "another pair's"}
+    died = reduced(("a", "b"), ranks("a", None), devices_per_node=1, unheard=why).figure
+    assert (died.value, died.reason) == (None, "b: E851 exit 1: killed")
+
+
+def test_a_node_that_answers_for_some_of_its_devices_alone_is_not_read() -> None:
+    for planned, why in ((2, "only 1 of 2 ranks answered"), (0, "1 ranks answered, 0 were asked")):
+        with pytest.raises(ValueError, match=why):
+            read(line({}), nonce="n", node="n", wanted=("memory",), least_s=1.0, num_devices=planned)
+
+
+class Failing:
+    """Three nodes, of which n3 dies in every sum."""
+
+    def __init__(self) -> None:
+        self.images: dict[str, str] = {}
+
+    def run(self, jobs: Sequence[Job], *, tell: dict[str, str]) -> list[tuple[Measured, ...]]:
+        if any("n3" in job.nodes for job in jobs):
+            tell["n3"] = "E851 exit 137"
+        return [
+            tuple(
+                one
+                for node in job.nodes
+                if node != "n3"
+                for one in ranks(node, *(10.0, 9.0) if "n3" not in job.nodes else (None, None))
+            )
+            for job in jobs
+        ]
+
+
+def test_a_sum_between_nodes_that_fails_is_said_with_its_reason_and_is_exit_3() -> None:
+    from tests.test_doctor import findings, sound
+
+    pairs, whole = deep.between(Failing(), ("n1", "n2", "n3"), 2, least_s=1.0, say=lambda _: None)
+    assert {one.nodes: one.figure.value for one in pairs} == {
+        ("n1", "n2"): 9.0, ("n1", "n3"): None, ("n2", "n3"): None,
+    }  # fmt: skip
+    assert whole is not None
+    assert (whole.nodes, whole.figure.reason) == (("n1", "n2", "n3"), "n3: E851 exit 137")
+    depth = deep.Depth(
+        findings=findings(sound(1)), at_utc="t", seconds=1.0, least_s=1.0,
+        devices=ranks("n1", 9.0, 9.0), pairs=tuple(pairs), whole=whole,
+    )  # fmt: skip
+    assert depth.exit_code == 3
+    assert showing.document(depth)["exit_code"] == 3
+    text = showing.text(depth)
+    assert "✗ n1+n3 E851 all-reduce between nodes: n3: E851 exit 137" in text
+    assert "✗ n1 … n3 (3) E851" in text
+    assert "3 all-reduces between nodes not measured (exit 3)" in text
+    assert "3 项节点间 all-reduce 未测得（退出码 3）" in showing.text(depth, "zh")
+    (sound_one,) = (one for one in pairs if one.nodes == ("n1", "n2"))
+    assert dataclasses.replace(depth, pairs=(sound_one,), whole=sound_one).exit_code == 0
+
+
 def test_a_slow_device_and_a_slow_pair_are_named_and_everything_fits_the_schema() -> None:
     devices = []
     for node in ("n1", "n2"):
@@ -114,13 +205,13 @@ def test_a_slow_device_and_a_slow_pair_are_named_and_everything_fits_the_schema(
                 "gemm:bf16": {**GOOD, "value": 2.0 * slow},
                 "all_reduce": {**GOOD, "algbw": 2, "busbw": 3},
             }
-            (one,) = read(line(said), nonce="n", node=node, wanted=NODE_FIGURES, least_s=1.0)
+            (one,) = read(line(said), nonce="n", node=node, wanted=NODE_FIGURES, least_s=1.0, num_devices=1)
             devices.append(dataclasses.replace(one, index=index))
     pairs = [
         deep.Reduced(nodes=pair, figure=Figure(value=rate, best=rate, algbw=rate, busbw=rate))
         for pair, rate in ((("n1", "n2"), 10.0), (("n1", "n3"), 10.1), (("n2", "n3"), 4.0))
     ]
-    found = all_outliers(devices, pairs)
+    found = all_outliers(devices, (), pairs)
     assert [(one.figure, one.nodes, one.index) for one in found] == [
         ("gemm:bf16", ("n2",), 3),
         ("all_reduce between nodes", ("n2", "n3"), None),
@@ -185,7 +276,9 @@ def run_program(request: dict[str, Any]) -> bytes:
 @pytest.mark.trainer
 def test_the_measuring_program_measures_two_ranks_and_says_what_it_cannot() -> None:
     names = ("gemm:fp32", "gemm:tf32", "memory", "host_to_device", "all_reduce")
-    found = read(run_program(asked(list(names))), nonce="n", node="here", wanted=names, least_s=0.05)
+    found = read(
+        run_program(asked(list(names))), nonce="n", node="here", wanted=names, least_s=0.05, num_devices=2
+    )
     assert [one.index for one in found] == [0, 1]
     for one in found:
         for name in ("gemm:fp32", "memory", "all_reduce"):
@@ -200,7 +293,7 @@ def test_the_measuring_program_measures_two_ranks_and_says_what_it_cannot() -> N
 def test_a_device_that_torch_does_not_know_is_a_reason_and_no_figure() -> None:
     names = ("memory",)
     raw = run_program(asked(["memory"], device_type="nobody", devices=1, world_size=1))
-    (one,) = read(raw, nonce="n", node="here", wanted=names, least_s=0.05)
+    (one,) = read(raw, nonce="n", node="here", wanted=names, least_s=0.05, num_devices=1)
     assert one.figures["memory"].value is None
     assert "torch.nobody" in str(one.figures["memory"].reason)
 

@@ -15,19 +15,22 @@ import pytest
 
 from orchestrator import doctor, schemas
 from orchestrator.cluster import Cluster
-from orchestrator.docker import EngineInfo
+from orchestrator.docker import EngineInfo, ImageFacts
 from orchestrator.doctor import document, table
 from orchestrator.doctor.checks import judged
-from orchestrator.doctor.expected import Expected, WantedFile
+from orchestrator.doctor.expected import Expected, WantedFile, WantedImage
+from orchestrator.doctor.expected import expected as expected_of
 from orchestrator.doctor.findings import Findings
 from orchestrator.doctor.looking import Here, examined, met
 from orchestrator.doctor.seen import Disk, HeldFile, Met, Seen
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.load import load, load_text
 from orchestrator.preflight import DockerSaid
+from orchestrator.selection import Site, site_of
 from orchestrator.vendors import Vendor
 from orchestrator.versions import Answer, node_commands
 from orchestrator.workspace import Workspace
+from tests import loopback
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = Workspace(home=ROOT)
@@ -45,6 +48,7 @@ def wanted(vendor: str = "kunlunxin", *, nodes: int = 2, **given: Any) -> Expect
     )
     cluster = load_text(text, Cluster, shown_as="c")
     whole = {
+        "addresses": {node.name: node.address for node in cluster.nodes},
         "cluster_name": "c", "cluster": cluster, "vendor_name": vendor, "vendor": made, "port": 20001,
         "engines": ("deepspeed",),
     }  # fmt: skip
@@ -96,7 +100,11 @@ def sound(number: int = 1, expected: Expected | None = None, **given: Any) -> Se
             "hostname": name, "names": {name: {"addresses": ["10.0.0.1"]}}, "own": ["10.0.0.1"],
             "holders": [], "hidden": 0, "listening": [], "programs": {}, "limits": {},
         },
-        met=Met(taken=None, reached=("node2",), heard=("node2",), why={}),
+        met=Met(
+            taken=None,
+            reached=tuple(node.name for node in it.cluster.nodes if node.name != name),
+            why={},
+        ),
     )  # fmt: skip
     return dataclasses.replace(base, **given)
 
@@ -134,13 +142,14 @@ def test_a_sound_node_has_no_problem_with_any_vendor() -> None:
         ({"docker": DockerSaid(code="E231"), "engine": None}, ("docker", "E231", "bad")),
         ({"docker": DockerSaid(code="E232"), "engine": None}, ("docker", "E232", "bad")),
         ({"docker": DockerSaid(code="E233", said="no"), "engine": None}, ("docker", "E233", "bad")),
+        ({"docker": None, "engine": None, "missed": {"docker": "killed"}}, ("docker", "E233", "bad")),
         ({"kinds": {"/dev/xpu0": "device", "/dev/xpu1": None}}, ("devices", "E223", "bad")),
         ({"crooked": {"work_dir": "/srv"}}, ("disk", "E247", "bad")),
         ({"lock": {"run": "r", "user": "li", "host": "h", "pid": 1}}, ("idle", "E224", "bad")),
         ({"hello": {"skew_s": 40.0, "rtt_s": 0.01, "uid": 0}}, ("clock", "E226", "warn")),
-        ({"met": Met(taken="in use", reached=("node2",), heard=(), why={})}, ("peers", "E235", "bad")),
+        ({"met": Met(taken="in use", reached=("node2",), why={})}, ("peers", "E235", "bad")),
         (
-            {"met": Met(taken=None, reached=(), heard=(), why={"node2": "no answer"})},
+            {"met": Met(taken=None, reached=(), why={"node2": "no answer"})},
             ("peers", "E227", "bad"),
         ),
         ({"missed": {"meet": "no answer"}, "met": None}, ("peers", "E208", "warn")),
@@ -148,6 +157,46 @@ def test_a_sound_node_has_no_problem_with_any_vendor() -> None:
 )
 def test_each_fault_is_one_problem_with_its_code(given: Any, expected: tuple[str, str, str]) -> None:
     assert found(sound(**given), None, sound(2)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("question", "rows"),
+    [
+        ("kernel", ["network"]),
+        ("lock", ["idle"]),
+        ("examine", ["idle", "disk", "system"]),
+        ("devices", ["devices"]),
+        ("links", ["disk"]),
+        ("disk", ["disk"]),
+        ("images", ["image"]),
+        ("vendor", ["idle", "driver"]),
+    ],
+)
+def test_what_was_not_answered_is_never_called_well(question: str, rows: list[str]) -> None:
+    it = wanted(images=(WantedImage(tag="nx8-x:1", base="b", labels={}),))
+    silent = sound(expected=it, missed={question: "too late"})
+    assert found(silent, it, sound(2)) == [(row, "E208", "warn") for row in rows]
+    (node, _) = judged([silent, sound(2)], it)
+    assert all("too late" in check.text(language) for check in node.problems for language in ("zh", "en"))
+    text = table.text(findings(silent, sound(2), expected=it))
+    assert "! node1 E208" in text, "once, whatever the number of rows"
+
+
+def test_a_node_whose_docker_hangs_is_not_usable() -> None:
+    hung = sound(docker=None, engine=None, missed={"docker": "killed after 4 s"})
+    made = findings(hung, sound(2))
+    assert (made.usable, int(made.exit_code)) == (("node2",), 3)
+
+
+def test_an_unanswered_question_hides_no_fault_and_makes_none() -> None:
+    held = sound(lock={"run": "r"}, missed={"examine": "too late"})
+    assert ("idle", "E224", "bad") in found(held, None, sound(2))
+    gpus = wanted("nvidia")
+    silent = sound(expected=gpus, looked={}, missed={"examine": "too late"})
+    assert ("runtime", "E208", "warn") in found(silent, gpus, sound(2, expected=gpus))
+    cpu = wanted("cpu")
+    busy = sound(expected=cpu, texts={}, missed={"kernel": "too late"})
+    assert ("idle", "E208", "warn") in found(busy, cpu)
 
 
 def test_an_old_docker_is_refused() -> None:
@@ -192,6 +241,62 @@ def test_rdma_ports_that_are_down_and_slow_settings_are_said() -> None:
     assert found(sound(texts=gone)) == [("network", "E228", "bad")]
 
 
+def rdma(*ports: tuple[str, str, str], link: str = "16.0 GT/s PCIe", lanes: str = "16") -> dict[str, str]:
+    """Device mlx5_<n> with one port each: state, what the wire does, rate."""
+    texts = {}
+    for at, (state, physical, rate) in enumerate(ports):
+        device = f"/sys/class/infiniband/mlx5_{at}"
+        texts |= {
+            f"{device}/hca_type": "MT4129\n",
+            f"{device}/ports/1/state": f"{state}\n",
+            f"{device}/ports/1/phys_state": f"{physical}\n",
+            f"{device}/ports/1/link_layer": "InfiniBand\n",
+            f"{device}/ports/1/rate": f"{rate}\n",
+            f"{device}/device/current_link_speed": f"{link if at == 0 else '16.0 GT/s PCIe'}\n",
+            f"{device}/device/max_link_speed": "16.0 GT/s PCIe\n",
+            f"{device}/device/current_link_width": f"{lanes if at == 0 else '16'}\n",
+            f"{device}/device/max_link_width": "16\n",
+        }
+    return texts
+
+
+UP = ("4: ACTIVE", "5: LinkUp", "200 Gb/sec (4X HDR)")
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (rdma(UP, UP), None),
+        (rdma(UP, ("1: DOWN", "3: Disabled", "10 Gb/sec (4X SDR)")), "mlx5_1:1 DOWN (Disabled)"),
+        (rdma(UP, ("1: DOWN", "2: Polling", "10 Gb/sec (4X SDR)")), "mlx5_1:1 DOWN (Polling)"),
+        (rdma(UP, ("4: ACTIVE", "5: LinkUp", "50 Gb/sec (1X HDR)")), "mlx5_1:1 50 Gb/s, others 200"),
+        (rdma(UP, UP, link="8.0 GT/s PCIe"), "mlx5_0 8 GT/s x16 of 16 GT/s x16"),
+        (rdma(UP, UP, lanes="8"), "mlx5_0 16 GT/s x8 of 16 GT/s x16"),
+        (rdma(UP, UP, link="Unknown", lanes="0"), None),
+    ],
+)
+def test_an_rdma_device_that_is_down_slow_or_on_a_narrow_link_is_said(
+    texts: dict[str, str], words: str | None
+) -> None:
+    ones = [sound(at, texts={**sound().texts, **texts}) for at in (1, 2)]
+    assert found(ones[0], None, ones[1]) == ([("network", "E228", "warn")] if words else [])
+    if words:
+        (check,) = judged(ones, wanted())[0].problems
+        assert words in check.text()
+
+
+def test_another_model_s_port_may_be_slower_and_an_interface_without_a_carrier_is_an_error() -> None:
+    slower = ("4: ACTIVE", "5: LinkUp", "25 Gb/sec (1X EDR)")
+    texts = {**sound().texts, **rdma(UP, slower), "/sys/class/infiniband/mlx5_1/hca_type": "MT4117"}
+    assert found(sound(texts=texts), None, sound(2, texts=texts)) == []
+    unplugged = {
+        **sound().texts,
+        "/sys/class/net/eth0/operstate": "unknown",
+        "/sys/class/net/eth0/carrier": "0\n",
+    }
+    assert found(sound(texts=unplugged)) == [("network", "E228", "bad")]
+
+
 def test_names_that_do_not_resolve_or_lead_elsewhere_are_said() -> None:
     one = sound()
     unknown = {**one.looked, "names": {"node1": {"addresses": [], "text": "unknown"}}}
@@ -214,6 +319,88 @@ def test_data_is_missing_wrong_by_size_or_wrong_by_its_checksum() -> None:
     assert rows(HeldFile(bytes=10, sha256="b" * 64)) == [("data", "E237", "bad")]
 
 
+def test_a_registry_matters_where_an_image_still_has_to_come_from_it() -> None:
+    place = "nvcr.io:443"
+    base = WantedImage(tag="nx8-x:1", base="nvcr.io/nvidia/pytorch:24.01-py3", labels={})
+    it = wanted(images=(base,), registries=(place,))
+    there = ImageFacts(
+        id="sha256:" + "1" * 64, tags=(), digests=(), labels={}, size_bytes=1, created=None,
+        architecture="amd64", os="linux",
+    )  # fmt: skip
+    lost = {**sound().looked, "registries": {place: "timed out"}}
+
+    def rows(expected: Expected = it, **given: Any) -> list[tuple[str, str | None, str]]:
+        return found(sound(expected=expected, **given), expected, sound(2, images=given.get("images", {})))
+
+    assert rows(looked={**lost, "registries": {place: None}}) == []
+    assert rows(looked=lost) == [("registry", "E261", "warn")]
+    assert rows(looked=lost, images={base.tag: None, base.base: there}) == []
+    assert rows(looked=lost, images={base.tag: there}) == []
+    assert rows(looked=lost, missed={"images": "x"}) == [
+        ("image", "E208", "warn"),
+        ("registry", "E208", "warn"),
+    ]
+    assert rows(missed={"examine": "x"}, looked={**sound().looked}) == [
+        (row, "E208", "warn") for row in ("idle", "disk", "registry", "system")
+    ]
+    pulled = dataclasses.replace(it, pulled="nvcr.io/ours/x@sha256:2")
+    assert rows(pulled, looked=lost, images={base.tag: there}) == [("registry", "E261", "bad")]
+    assert rows(pulled, looked=lost, images={base.tag: there, str(pulled.pulled): there}) == []
+    site = dataclasses.replace(it.cluster.site, https_proxy="http://proxy:3128")
+    behind = dataclasses.replace(it, cluster=dataclasses.replace(it.cluster, site=site))
+    assert rows(behind, looked=lost) == []
+    engine = sound().engine
+    assert engine is not None
+    assert rows(looked=lost, engine=dataclasses.replace(engine, proxied=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("vendor", "more", "places"),
+    [
+        ("nvidia", "", ("nvcr.io:443",)),
+        ("hygon", "", ("image.sourcefind.cn:5000",)),
+        ("amd", "", ("registry-1.docker.io:443",)),
+        ("kunlunxin", "", ()),
+        ("nvidia", "site: {registry_mirror: 'harbor.x:8443/hub'}", ("harbor.x:8443",)),
+        ("nvidia", "image: {source: host, socket: /run/docker.sock}", ()),
+        ("nvidia", "image: {source: pull, reference: 'r.x/n@sha256:%s'}" % ("0" * 64), ("r.x:443",)),
+        (
+            "nvidia",
+            "image: {login: {registry: harbor.x, user: u, password_env: P}}",
+            ("nvcr.io:443", "harbor.x:443"),
+        ),
+    ],
+)
+def test_the_registries_of_a_cluster_are_those_that_its_nodes_pull_from(
+    home: Path, vendor: str, more: str, places: tuple[str, ...]
+) -> None:
+    device = next(iter(load(SHIPPED.vendor_file(vendor), Vendor).devices))
+    text = (
+        f"schema: 1\ndescription: d\nvendor: {vendor}\ndevice: {device}\n"
+        "transport: ssh\ndevices_per_node: 8\nnodes: [{name: n1, host: 10.0.0.1}]\n"
+        f"interface: eth0\ndata_dir: /data\nwork_dir: /srv/nx8\n{more}\n"
+    )
+    (home / "cluster/c.yaml").write_text(text)
+    (home / f"cases/llama2_7b/configs/{device}x1x8.yaml").write_text("schema: 1\n")
+    workspace = Workspace(home=home)
+    it = expected_of(workspace, site_of(workspace, vendor=None, cluster="c"), ("llama2_7b",))
+    assert it.registries == places, it.unplanned
+    assert (it.pulled is not None) == ("pull" in more)
+
+
+def test_a_registry_is_tried_by_a_connection() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as there, socket.socket() as gone:
+        gone.bind(("127.0.0.1", 0))  # and does not listen
+        names = [f"127.0.0.1:{one.getsockname()[1]}" for one in (there, gone)]
+        it = wanted(registries=(*names, "no-such-host.invalid:443"), addresses={})
+        told = examined(Here("here", ROOT), it, 60.0)["registries"]
+    assert told[names[0]] is None
+    assert "refused" in told[names[1]]
+    assert told["no-such-host.invalid:443"]
+
+
 def test_the_odd_one_out_is_told_and_of_two_both() -> None:
     it = wanted(nodes=3)
     odd = sound(2, hello={**sound().hello, "kernel": "6.1.0"})
@@ -228,13 +415,65 @@ def test_a_node_that_nobody_reaches_is_the_one_that_is_told() -> None:
     without = {"node2": "refused"}
     nodes = judged(
         [
-            sound(1, met=Met(taken=None, reached=("node3",), heard=("node3",), why=without)),
-            sound(2, met=Met(taken=None, reached=("node1", "node3"), heard=(), why={})),
-            sound(3, met=Met(taken=None, reached=("node1",), heard=("node1",), why=without)),
+            sound(1, met=Met(taken=None, reached=("node3",), why=without)),
+            sound(2, met=Met(taken=None, reached=("node1", "node3"), why={})),
+            sound(3, met=Met(taken=None, reached=("node1",), why=without)),
         ],
         it,
     )
     assert [[check.code for check in node.of("peers")] for node in nodes] == [[None], ["E227"], [None]]
+
+
+def test_peers_are_those_that_took_part_and_no_word_of_one_is_no_success() -> None:
+    it = wanted(nodes=3)
+    silent = Met(taken=None, reached=("node3",), why={})
+    nodes = judged([sound(1, it, met=silent), sound(2, it), sound(3, it)], it)
+    (told,) = nodes[0].of("peers")
+    assert (told.severity, told.code) == ("bad", "E227")
+    assert "node2 (10.0.0.2:20001) cannot be reached from here: no answer" in told.text()
+    assert [node.of("peers")[0].severity for node in nodes[1:]] == ["ok", "ok"]
+    alone = sound(1, met=Met(taken=None, reached=(), why={}))
+    gone = sound(2, met=None, missed={"meet": "killed"})
+    assert [node.of("peers")[0].severity for node in judged([alone, gone], wanted())] == ["unasked", "warn"]
+
+
+def test_a_node_without_an_address_is_told_and_the_others_are_looked_at(tmp_path: Path) -> None:
+    config = tmp_path / "ssh_config"
+    config.write_text("Host n*\n  HostName %h.example.org\nHost odd\n  HostName -x\n")
+    names = ("n1", "n2", "odd")
+    cluster = loopback.cluster(*(loopback.Node(name=name) for name in names), config=str(config))
+    cpu = load(SHIPPED.vendor_file("cpu"), Vendor)
+    site = Site(cluster_name="c", cluster=cluster, vendor_name="cpu", vendor=cpu)
+    made = expected_of(SHIPPED, site, ())
+    it = dataclasses.replace(wanted(nodes=3), addresses=made.addresses, no_address=made.no_address)
+    assert it.addresses == {"n1": "n1.example.org", "n2": "n2.example.org"}
+    assert [(name, one.code) for name, one in it.no_address.items()] == [("odd", "E250")]
+    nodes = [
+        dataclasses.replace(sound(), name=name, met=Met(taken=None, reached=(other,), why={}))
+        for name, other in (("n1", "n2"), ("n2", "n1"))
+    ]
+    found = judged([*nodes, dataclasses.replace(sound(), name="odd", met=None)], it)
+    assert [[(one.severity, one.code) for one in node.of("peers")] for node in found] == [
+        [("ok", None)], [("ok", None)], [("bad", "E250")],
+    ]  # fmt: skip
+
+
+def test_a_peer_that_says_nothing_within_a_short_time_is_said() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf:
+        port = deaf.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]
+        try:
+            for one in waiting:  # its queue is full: further ones get no answer
+                one.setblocking(False)
+                one.connect_ex(("127.0.0.1", port))
+            it = dataclasses.replace(wanted(), port=port)
+            found = met(Here("node1", ROOT), it, {"node2": "127.0.0.1"}, 0.3)
+        finally:
+            for one in waiting:
+                one.close()
+    assert (found.reached, found.why) == ((), {"node2": "no answer"})
 
 
 def findings(*nodes: Seen, expected: Expected | None = None) -> Findings:
@@ -266,9 +505,7 @@ def test_many_nodes_fit_a_narrow_terminal_and_the_same_problem_is_said_once() ->
     swap = {**sound().texts, "/proc/swaps": "Filename\n/dev/sda2 partition 8388604 0 -2\n"}
     nodes = [sound(at, texts=swap) if at <= 5 else sound(at) for at in range(1, 41)]
     reached = tuple(f"node{at}" for at in range(1, 41))
-    nodes = [
-        dataclasses.replace(one, met=Met(taken=None, reached=reached, heard=(), why={})) for one in nodes
-    ]
+    nodes = [dataclasses.replace(one, met=Met(taken=None, reached=reached, why={})) for one in nodes]
     for language in ("zh", "en"):
         text = table.text(findings(*nodes), language, width=80)
         body = text.split("\n!")[0].splitlines()[1:]

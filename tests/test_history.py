@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import sqlite3
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from orchestrator import history
 from orchestrator.changes import between
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, Problem
 from orchestrator.gate import Rule
 from orchestrator.history import questions, store
 from orchestrator.history.files import read_run
@@ -46,6 +47,11 @@ if TYPE_CHECKING:
 REMEMBER = (
     "import sys; from pathlib import Path; from orchestrator import history;"
     "sys.exit(history.remember(Path(sys.argv[1])))"
+)
+#: One that removes the runs it is given.
+REMOVE = (
+    "import sys; from pathlib import Path; from orchestrator.history.retention import remove;"
+    "[remove(Path(sys.argv[1]), name) for name in sys.argv[2:]]"
 )
 NOW_S = FIRST.timestamp() + 200 * 86400
 
@@ -350,6 +356,16 @@ def test_a_disk_that_takes_nothing_is_said_and_answers_come_from_the_folders(
     assert history.rebuild(tmp_path / "kept").runs == 13
 
 
+def test_what_goes_wrong_while_reading_is_raised_as_it_is(tmp_path: Path) -> None:
+    stored(tmp_path, 0)
+    mine = store.HistoryError(Problem(code="E731", message="mine"))
+    with pytest.raises(store.HistoryError) as caught, history.reading(tmp_path):
+        raise mine
+    assert caught.value is mine
+    with pytest.raises(store.DamagedError), history.reading(tmp_path) as (connection, _):
+        connection.execute("SELECT nothing FROM nowhere")
+
+
 def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
     results = full(tmp_path)
     history.remember(results)
@@ -445,6 +461,48 @@ def accept(results: Path, night: int) -> subprocess.CompletedProcess[str]:
     return nx8(home, "accept", run_id(night), "--reason", "new driver")
 
 
+def test_gc_never_removes_a_result_that_it_cannot_read(tmp_path: Path) -> None:
+    damaged, newer, gone = (stored(tmp_path, night) for night in range(3))
+    stored(tmp_path, 3)
+    (damaged / "result.json").write_text("{", "utf-8")
+    (newer / "result.json").write_text('{"schema": "nx8.result/9"}', "utf-8")
+    (gone / "result.json").unlink()
+    for folder in (damaged, newer, gone):
+        os.utime(folder / "plan.json", (0, 0))
+    found = fates(tmp_path, read_keep("1d"), now_s=NOW_S)
+    assert [one.run_id for one in found if one.goes] == [run_id(2)]
+    for one, folder in zip(found, (damaged, newer), strict=False):
+        assert one.why.startswith("its result cannot be read: ")
+        with pytest.raises(ConfigError, match="E734"):
+            remove(tmp_path, one.run_id)
+        assert (folder / "result.json").is_file()
+    remove(tmp_path, run_id(2))
+    assert not gone.exists()
+
+
+def test_several_gc_at_once_lose_no_line_of_the_archive(tmp_path: Path) -> None:
+    ones = [[run_id(night) for night in range(at, 24, 4)] for at in range(4)]
+    for night in range(24):
+        stored(tmp_path, night)
+    both = [[*one, run_id(0)] for one in ones]  # one run that all of them remove
+    argv = (sys.executable, "-c", REMOVE, str(tmp_path))
+    doing = [subprocess.Popen((*argv, *names)) for names in both]
+    assert [one.wait(timeout=DEADLINE_S) for one in doing] == [0] * 4
+    assert not RunFolder.all(tmp_path / "runs")
+    lines = (tmp_path / "archive" / "2026-03.jsonl").read_bytes().splitlines()
+    assert sorted(json.loads(line)["run_id"] for line in lines) == [run_id(night) for night in range(24)]
+
+
+def test_a_gc_that_finds_the_archive_held_says_so_and_removes_nothing(tmp_path: Path) -> None:
+    folder = stored(tmp_path, 0)
+    with (
+        store.held(tmp_path / "archive", 1.0, exclusive=True),
+        pytest.raises(store.HistoryError, match="held by another"),
+    ):
+        remove(tmp_path, run_id(0), wait_s=0.1)
+    assert folder.is_dir()
+
+
 def test_gc_by_count_keeps_so_many_of_every_series() -> None:
     records = [record_of(result(night)) for night in range(6)] + [record_of(result(6, change=as_proxy))]
     found = decide(records, {"old": 0.0, "new": NOW_S - 60}, Keep(count=2), now_s=NOW_S)
@@ -482,6 +540,14 @@ def test_verbs_list_show_and_accept(home: Path) -> None:
     assert "▼ 2026-03-22 regression 2800" in trend.stdout
     shown = nx8(home, "show", run_id(22))
     assert "regression: -6.7%" in shown.stdout
+    chinese = nx8(home, "trend", "--lang", "zh").stdout
+    assert "退化：-6.7%，超出" in chinese
+    assert "▼ 2026-03-22 退化 2800" in chinese
+    assert "，中位数 " in chinese
+    chinese = nx8(home, "show", run_id(22), "--lang", "zh").stdout
+    assert "退出码 0" in chinese.splitlines()[0]
+    assert f"{SPEED} 2800 tokens/s  退化：-6.7%，超出 20 次的中位数 ±1.5%" in chinese
+    assert f"自 {run_id(19)} 以来没有记录到变化" in chinese
     refused = nx8(home, "accept", run_id(22), "--reason", " ")
     assert refused.returncode == 2
     assert "error[E735]" in refused.stderr
@@ -500,6 +566,8 @@ def test_proxies_have_a_trend_of_their_own_and_are_never_mixed(home: Path) -> No
     alone = nx8(home, "trend")
     assert "(proxy)" in alone.stdout
     assert "no full measurement yet" in alone.stderr
+    assert "尚无完整测量" in nx8(home, "trend", "--lang", "zh").stderr
+    assert "未判定：这是 proxy" in nx8(home, "show", run_id(8), "--lang", "zh").stdout
     stored(home / "results", 20, 3000.0)
     assert "(proxy)" not in nx8(home, "trend").stdout
     both = nx8(home, "trend", "--proxy").stdout

@@ -21,6 +21,7 @@ from orchestrator.cli import main as cli
 from orchestrator.cli.afterwards import afterwards
 from orchestrator.cli.language import of_words
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.load import load
 from tools.docs import verbs
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +104,13 @@ def test_below_an_error_stands_where_to_read_more_only_where_a_problem_gives_no_
     ]
     many = [problem(f"E10{n}") for n in range(1, 10)]
     assert afterwards(many, "en") == ["more: nx8 explain E101 E102 E103 E104"]
+
+
+def test_every_code_stands_once_in_the_file_of_its_hundred() -> None:
+    chapters = {path: load(path, catalogue.Chapter).codes for path in catalogue.FOLDER.glob("*.yaml")}
+    assert sum(map(len, chapters.values())) == len(catalogue.catalogue())
+    for path, codes in chapters.items():
+        assert {code for code in codes if catalogue.chapter_file(code) != path} == set()
 
 
 def test_below_an_error_in_chinese_stands_what_its_codes_mean_and_a_broken_catalogue_hides_no_error(

@@ -21,16 +21,21 @@ from typing import Any
 import pytest
 
 from orchestrator.cluster import Cluster, Node
+from orchestrator.doctor.checks.making import both
 from orchestrator.errors import ConfigError
+from orchestrator.messages import Message
 from orchestrator.nightly import schedule
-from orchestrator.nightly.document import Night, Ran, Said, blocks, text
+from orchestrator.nightly.document import Night, Ran, Said
 from orchestrator.nightly.notice import Suitestate, after, notice, notify, textfile
+from orchestrator.nightly.showing import blocks, text, worth_saying
 from orchestrator.nightly.staffing import Item, items, staffed
 from orchestrator.suites import Entry, Suite, seconds
 from tests.nightmaker import SPEED, result, store
-from tests.test_run import DEADLINE_S, _hear_signals, small
+from tests.starting import begun, ended
+from tests.test_run import DEADLINE_S, small
 
 ROOT = Path(__file__).parents[1]
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
 SUITE = """\
 schema: 1
 description: one proxy
@@ -67,7 +72,7 @@ def item(num_nodes: int | None = None) -> Item:
 
 
 def test_a_bad_node_is_replaced_by_a_spare_and_the_scale_stays() -> None:
-    who = staffed(cluster(4, spares=2), item(), {"node2": "no docker", "spare1": "down"})
+    who = staffed(cluster(4, spares=2), item(), {"node2": both("no docker"), "spare1": both("down")})
     assert who.nodes == ("node1", "spare2", "node3", "node4")
     assert who.replaced == {"node2": "spare2"}
     assert not who.left_out
@@ -75,18 +80,24 @@ def test_a_bad_node_is_replaced_by_a_spare_and_the_scale_stays() -> None:
 
 
 def test_a_smaller_run_takes_another_node_of_the_cluster() -> None:
-    who = staffed(cluster(4), item(2), {"node1": "down"})
+    who = staffed(cluster(4), item(2), {"node1": both("down")})
     assert who.nodes == ("node3", "node2")
     assert who.replaced == {"node1": "node3"}
 
 
 def test_without_a_spare_a_run_of_all_nodes_shrinks_and_one_of_a_number_is_not_begun() -> None:
-    bad = {"node2": "down"}
+    bad = {"node2": Message("没有应答", "down")}
     shrunk = staffed(cluster(3), item(), bad)
     assert (shrunk.nodes, shrunk.left_out, shrunk.missing) == (("node1", "node3"), bad, None)
-    assert staffed(cluster(3), item(3), bad).missing == "2 of 3 nodes are usable (node2: down)"
-    assert staffed(cluster(1), item(), {"node1": "down"}).missing == "0 of 1 nodes are usable (node1: down)"
-    assert staffed(cluster(2), item(4), {}).missing == "4 nodes are asked for, and the cluster has 2"
+    assert staffed(cluster(3), item(3), bad).missing == Message(
+        "3 个节点中可用 2 个（node2：没有应答）", "2 of 3 nodes are usable (node2: down)"
+    )
+    none = staffed(cluster(1), item(), {"node1": both("down")}).missing
+    assert none is not None
+    assert none.en == "0 of 1 nodes are usable (node1: down)"
+    more = staffed(cluster(2), item(4), {}).missing
+    assert more is not None
+    assert more.en == "4 nodes are asked for, and the cluster has 2"
 
 
 def test_a_suite_is_run_in_its_order_scale_by_scale() -> None:
@@ -170,6 +181,74 @@ def test_a_report_says_what_was_not_begun_and_that_it_has_not_ended(tmp_path: Pa
     assert "not begun  b" in text(night)
     night.ended_utc = None
     assert "not ended" in text(night)
+
+
+def test_a_night_is_told_in_chinese_too_and_stored_in_english(tmp_path: Path) -> None:
+    ran = (
+        Ran(name="llama2_7b all nodes", nodes=("n",), exit_code=0, run_id="r", verdicts={"c": "MEASURED"}),
+        Ran(
+            name="b 4 nodes",
+            nodes=(),
+            exit_code=3,
+            left_out={"node2": "E233 docker gave no answer: x"},
+            replaced={"node1": "spare1"},
+            reason="the time budget is used up",
+        ),
+        Ran(name="c all nodes", nodes=("n",), exit_code=4, reason="exit_codes: rank 1 exited 1", rerun=True),
+    )
+    night = a_night(tmp_path, figure(against="published:x/1"), figure("in_band", title="t"), code=3, ran=ran)
+    night.planned = ("llama2_7b all nodes", "b 4 nodes", "d 1 nodes")
+    night.notes = ["the time budget is used up", "what others said"]
+    night.kept(Message("E233 docker 没有应答：x", "E233 docker gave no answer: x"))
+    stored = json.dumps(night.document(), ensure_ascii=False)
+    english = text(night)
+    night.language = "zh"
+    assert json.dumps(night.document(), ensure_ascii=False).partition("written_utc")[0] in stored
+    assert not CHINESE.search(stored)
+    assert not CHINESE.search(english)
+    night.folder.mkdir()
+    night.save()
+    chinese = (night.folder / "report.txt").read_text("utf-8")
+    assert chinese == text(night)
+    for words in (
+        "集群 lab（nvidia）上的 nightly acceptance，始于 2026-03-21T02:00:00+00:00",
+        "2026-03-21T04:00:00+00:00 完成，退出码 3",
+        "运行  llama2_7b 全部节点：c MEASURED  r",
+        "运行  b 4 个节点：未运行  退出码 3  时间预算已用完  node1 由 spare1 代替"
+        "  node2 未使用（E233 docker 没有应答：x）",
+        "未开始  d 1 个节点",
+        "备注  时间预算已用完",
+        "备注  what others said（原文）",
+        "，对照 published:x/1：-5.0%，超出 30 次的中位数 ±2.4%",
+        "性能退化 llava1.5_7b A800 1x8 finetune bf16 @lab  tokens_per_second_per_device 2790，原为 2937"
+        " tokens/s，对照 published:x/1（-5.0%，界限 2866，2 次运行，2 个夜晚）",
+        "  自 yesterday 以来的变化：",
+        "  查看：nx8 compare yesterday tonight",
+    ):
+        assert words in chinese, words
+    assert worth_saying(night, busy_in_a_row=0)[0] == "未成功 b 4 个节点：时间预算已用完"
+    night.state = "skipped"
+    assert worth_saying(night, busy_in_a_row=2) == ["忙：连续 2 晚，时间预算已用完; what others said（原文）"]
+    night.state = "done"
+    _, events = after(Suitestate(), night, now_s=1.0)
+    told = notice(night, events)
+    assert told["title"] == "nx8 nightly acceptance（集群 lab）：1 性能退化，1 未成功"
+    assert "这一夜以退出码 3 结束" in told["text"]
+    assert [one["kind"] for one in told["events"]] == ["regression", "not_well"]
+
+
+def test_what_doctor_and_changes_say_is_kept_in_both_languages(tmp_path: Path) -> None:
+    from tests.test_doctor import findings, sound
+
+    swap = {**sound().texts, "/proc/swaps": "Filename\n/dev/sda2 partition 8388604 0 -2\n"}
+    night = a_night(tmp_path)
+    night.looked(findings(sound(1, texts=swap), sound(2, docker=None, missed={"docker": "x"}, engine=None)))
+    assert "doctor  node1: warn E229 swap is on (8 GiB)" in text(night)
+    assert not CHINESE.search(text(night))
+    night.language = "zh"
+    shown = text(night)
+    assert "doctor  node1：警告 E229 交换区已启用" in shown
+    assert "doctor  node2：错误 E233 docker 没有应答：x" in shown
 
 
 def test_news_is_a_change_of_state_and_nothing_else(tmp_path: Path) -> None:
@@ -390,6 +469,14 @@ def test_a_time_that_is_none_is_refused(tmp_path: Path, at: str) -> None:
         schedule.cron(wanted(tmp_path, at=at), tmp_path)
 
 
+@pytest.mark.parametrize("user", ["", "bench\n* * * * * root true", "bench root", "-x", "ünï"])
+def test_an_account_that_is_none_is_refused(tmp_path: Path, user: str) -> None:
+    with pytest.raises(ConfigError, match="E743"):
+        schedule.systemd(wanted(tmp_path, user=user), tmp_path)
+    with pytest.raises(ConfigError, match="E743"):
+        schedule.cron(wanted(tmp_path, user=user), tmp_path)
+
+
 # Whole nights -------------------------------------------------------------------------------------
 
 
@@ -400,23 +487,7 @@ def homed(home: Path, suite: str = SUITE) -> Path:
 
 
 def nightly(home: Path, *words: str) -> subprocess.Popen[str]:
-    argv = (sys.executable, "-m", "orchestrator", "--home", str(home), "nightly", "tests", *words)
-    return subprocess.Popen(
-        argv,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=home,
-        preexec_fn=_hear_signals,  # noqa: PLW1509 - one thread here
-    )
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    try:
-        stdout, stderr = process.communicate(timeout=DEADLINE_S)
-    finally:
-        process.kill()
-    return process.returncode, stdout, stderr
+    return begun(home, "nightly", "tests", *words)
 
 
 def nights(home: Path) -> list[Path]:
@@ -462,13 +533,13 @@ def test_nights_from_the_first_to_a_regression(home: Path, tmp_path: Path) -> No
     first = nightly(home)
     until(lambda: any((home / "results/runs").glob("2*/cells/*/node0")))
     before = snapshot(home / "results/nightly")
-    code, stdout, stderr = ended(nightly(home))
+    code, stdout, stderr = ended(nightly(home), limit_s=DEADLINE_S)
     assert code == 6
     assert "error[E740]" in stderr
     assert f"pid {first.pid}" in stderr
     assert stdout == ""
     assert snapshot(home / "results/nightly") == before
-    code, stdout, stderr = ended(first)
+    code, stdout, stderr = ended(first, limit_s=DEADLINE_S)
     assert code == 0, stderr
     assert "MEASURED" in stdout
     assert len(nights(home)) == len(list((home / "results/runs").glob("2*"))) == 1
@@ -483,7 +554,7 @@ def test_nights_from_the_first_to_a_regression(home: Path, tmp_path: Path) -> No
     shutil.rmtree(run)
     (home / "results/history.sqlite").unlink()
 
-    code, stdout, stderr = ended(nightly(home, "--quiet", "--textfile", str(tmp_path)))
+    code, stdout, stderr = ended(nightly(home, "--quiet", "--textfile", str(tmp_path)), limit_s=DEADLINE_S)
     assert code == 1, stderr
     assert stderr == ""
     assert stdout.startswith("REGRESSION (rehearsal) llama2_7b")
@@ -498,20 +569,26 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.lstat().st_mtime_ns, path.lstat().st_size) for path in sorted(folder.rglob("*"))}
 
 
-def test_what_would_not_fit_the_budget_is_not_begun_and_the_rest_is_said(home: Path) -> None:
-    homed(home)
+def test_what_would_not_fit_the_budget_is_not_begun_and_who_is_told_reads_an_ended_report(
+    home: Path, tmp_path: Path
+) -> None:
+    told = tmp_path / "told.txt"
+    homed(home, f"{SUITE}notify: [cp, results/nightly/tests/latest/report.txt, {told}]\n")
 
     def here(document: dict[str, Any]) -> None:
         document["run"]["cluster"] = "local"
         document["phases"] = [{"name": "train", "seconds": 5000.0}]
 
     store(home / "results", result(0, change=here))
-    code, stdout, _ = ended(nightly(home, "--budget", "10m"))
+    code, stdout, _ = ended(nightly(home, "--budget", "10m"), limit_s=DEADLINE_S)
     assert code == 7
     assert "takes 5000 s as a rule" in stdout
     (night,) = nights(home)
     assert read(night)["ran"][0]["exit_code"] == 7
     assert len(list((home / "results/runs").glob("2*"))) == 1
+    head = told.read_text().splitlines()[1]
+    assert head.startswith("done at ")
+    assert head.endswith(", exit 7")
 
 
 @pytest.mark.slow
@@ -521,7 +598,7 @@ def test_a_budget_that_runs_out_ends_the_cell_and_leaves_a_partial_report(home: 
         home,
         f"{SUITE}  window: 30\n".replace("  - case: llama2_7b\n", "  - case: llama2_7b\n    steps: 900\n"),
     )
-    code, stdout, stderr = ended(nightly(home, "--budget", "9s"))
+    code, stdout, stderr = ended(nightly(home, "--budget", "9s"), limit_s=DEADLINE_S)
     assert code == 7, stderr
     assert "exit 7" in stdout
     assert left_behind(home) == []
@@ -529,14 +606,14 @@ def test_a_budget_that_runs_out_ends_the_cell_and_leaves_a_partial_report(home: 
 
 def test_a_suite_that_does_not_fit_touches_nothing(home: Path) -> None:
     homed(home, SUITE.replace("llama2_7b", "lama2_7b"))
-    code, _, stderr = ended(nightly(home))
+    code, _, stderr = ended(nightly(home), limit_s=DEADLINE_S)
     assert code == 2
     assert "E114" in stderr
     assert not (home / "results").exists()
     (home / "cases/suites/tests.yaml").write_text(
         SUITE.replace("  - case: llama2_7b\n", "  - {case: llama2_7b, nodes: [2]}\n")
     )
-    code, _, stderr = ended(nightly(home))
+    code, _, stderr = ended(nightly(home), limit_s=DEADLINE_S)
     assert (code, "E742" in stderr) == (2, True)
     assert not (home / "results").exists()
 
@@ -549,7 +626,7 @@ def killed(home: Path, how: signal.Signals, rng: random.Random) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=rng.uniform(0, 6))
     process.send_signal(how)
-    code, _, stderr = ended(process)
+    code, _, stderr = ended(process, limit_s=DEADLINE_S)
     assert code in ({-9, 0} if how == signal.SIGKILL else {128 + how, 0}), stderr
     until(lambda: left_behind(home) == [])
     document = read(nights(home)[-1])
@@ -574,7 +651,7 @@ def test_ten_nights_ended_at_random_moments_leave_a_report_each(home: Path) -> N
     rng = random.Random(20261121)
     for _ in range(10):
         killed(home, rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]), rng)
-    code, stdout, stderr = ended(nightly(home))
+    code, stdout, stderr = ended(nightly(home), limit_s=DEADLINE_S)
     assert code == 0, stderr
     assert "MEASURED" in stdout
 

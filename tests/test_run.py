@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.starting import begun, ended
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -72,41 +74,12 @@ def small(home: Path) -> Path:
     return home
 
 
-def _hear_signals() -> None:
-    """Who starts the tests in the background, or with nohup, has signals ignored; children inherit that."""
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
-
-
 def start(home: Path, *words: str) -> subprocess.Popen[str]:
-    argv = (
-        sys.executable,
-        "-m",
-        "orchestrator",
-        "--home",
-        str(home),
-        "run",
-        "llama2_7b",
-        "--cluster",
-        "local",
-        *words,
-    )
-    return subprocess.Popen(
-        argv,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=home,
-        preexec_fn=_hear_signals,  # noqa: PLW1509 - one thread here
-    )
+    return begun(home, "run", "llama2_7b", "--cluster", "local", *words)
 
 
 def finish(process: subprocess.Popen[str], home: Path) -> Done:
-    try:
-        stdout, stderr = process.communicate(timeout=DEADLINE_S)
-    finally:
-        process.kill()
-    return Done(process.returncode, stdout, stderr, newest(home))
+    return Done(*ended(process, limit_s=DEADLINE_S), newest(home))
 
 
 def newest(home: Path) -> Path:

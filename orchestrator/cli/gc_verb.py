@@ -16,7 +16,8 @@ from orchestrator.cli.common import workspace_of
 def command(ctx: click.Context, keep: str, dry_run: bool) -> None:
     """Remove the folders of old runs; their figures stay in the history.
 
-    Never removed: a run that somebody accepted, the newest MEASURED run of every series.
+    Never removed: a run that somebody accepted, the newest MEASURED run of every series, one whose result
+    cannot be read.
     """
     from orchestrator.history import remember
     from orchestrator.history.retention import fates, read_keep, remove

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from orchestrator.cli import language
 from orchestrator.cli.common import WithDefault, json_text, workspace_of
 
 if TYPE_CHECKING:
+    from orchestrator.messages import Language
     from orchestrator.nightly.document import Night
     from orchestrator.ui import View
 
@@ -42,6 +44,7 @@ def command() -> None:
     metavar="DIR",
     help="Write a Prometheus textfile there.",
 )
+@language.option("Words of the report, and of what `notify` is told.", tables=False)
 @click.pass_context
 def run_command(
     ctx: click.Context,
@@ -52,6 +55,7 @@ def run_command(
     quiet: bool,
     as_json: bool,
     textfile: Path | None,
+    lang: Language,
 ) -> int:
     """Run a suite of cases/suites/ once, as a timer would."""
     from orchestrator import ui
@@ -71,6 +75,7 @@ def run_command(
         budget_s=budget_s,
         textfile=textfile,
         argv=tuple(sys.argv),
+        language=lang,
     )
     with Signals() as signals:
         view: View = ui.Quiet(sys.stderr) if quiet else ui.Plain(sys.stderr)
@@ -80,31 +85,20 @@ def run_command(
 
 
 def show(night: Night, *, quiet: bool, as_json: bool) -> None:
-    from orchestrator.nightly.document import blocks, text
+    from orchestrator.messages import say
+    from orchestrator.nightly.notice import read_state
+    from orchestrator.nightly.showing import blocks, text, worth_saying
 
     if as_json:
         click.echo(json_text(night.document()))
     elif not quiet:
         click.echo(text(night), nl=False)
-    elif lines := [*blocks(night), *worth_saying(night)]:
-        click.echo("\n".join([*lines, f"  report: {night.folder / 'report.txt'}   (exit {night.exit_code})"]))
-
-
-def worth_saying(night: Night) -> list[str]:
-    """What cron should send although nothing regressed. A cluster that is busy once is normal."""
-    from orchestrator.nightly.notice import read_state
-
-    if night.state == "skipped":
+    else:
         rows = read_state(night.folder.parent).busy_in_a_row
-        return [f"BUSY {rows} nights in a row: {'; '.join(night.notes)}"] if rows > 1 else []
-    lines = [f"NOT WELL {one.name}: {one.reason}" for one in night.ran if one.exit_code]
-    lines += [
-        f"REPLACED {bad} by {spare} in {one.name}" for one in night.ran for bad, spare in one.replaced.items()
-    ]
-    lines += [
-        f"LEFT OUT {bad} of {one.name}: {why}" for one in night.ran for bad, why in one.left_out.items()
-    ]
-    return lines + [f"NOTE {note}" for note in night.notes]
+        if lines := [*blocks(night), *worth_saying(night, busy_in_a_row=rows)]:
+            path = night.folder / "report.txt"
+            report = say("worth.report", night.language, path=path, code=night.exit_code)
+            click.echo("\n".join([*lines, f"  {report}"]))
 
 
 def _program() -> Path:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.cli import language
 from orchestrator.cli.common import json_text, workspace_of
 
 if TYPE_CHECKING:
     from orchestrator.history.judging import Course
+    from orchestrator.messages import Language
 
 BARS = "▁▂▃▄▅▆▇█"
 MARKS = {"regression": "▼", "improvement": "▲", "suspect": "?", "recovered": "≈", "accepted": "✓"}
@@ -28,6 +30,7 @@ METRICS = ["tokens_per_second_per_device", "loss", "memory_used_bytes", "acc_mmm
 )
 @click.option("--proxy", is_flag=True, help="Also proxies and rehearsals, each a trend of its own kind.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document, every point with its verdict.")
+@language.option("Words.", tables=False)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -37,6 +40,7 @@ def command(
     newest: int,
     proxy: bool,
     as_json: bool,
+    lang: Language,
 ) -> None:
     """Show how a metric went, series by series, with its band.
 
@@ -46,6 +50,7 @@ def command(
     from orchestrator.gate import Rule
     from orchestrator.history import questions, reading
     from orchestrator.history.judging import course
+    from orchestrator.messages import say, translated
 
     with reading(workspace_of(ctx).results) as (connection, note):
         every = questions.all_series(connection, case=case, cluster=cluster)
@@ -53,40 +58,51 @@ def command(
         shown = list(every) if proxy else full or list(every)
         courses = [course(connection, one, metric, Rule()) for one in shown]
         if note:
-            click.echo(note, err=True)
+            click.echo(translated(note, lang), err=True)
         if shown and not full and not proxy:
-            click.echo("no full measurement yet: these are proxies and rehearsals", err=True)
+            click.echo(say("trend.rehearsals", lang), err=True)
     courses = [one for one in courses if one.points]
     if as_json:
         text = json_text({"schema": 1, "series": [document(one, newest) for one in courses]})
         click.echo(text)
     else:
-        click.echo("\n".join(words(one, newest) for one in courses) or "no proven figure is stored yet")
+        click.echo("\n".join(words(one, newest, lang) for one in courses) or say("trend.nothing", lang))
 
 
-def words(one: Course, newest: int) -> str:
+def words(one: Course, newest: int, lang: Language) -> str:
     """Some lines a series."""
+    from orchestrator.messages import say, translated
+
     judged = one.trend.judged[-newest:]
     last = judged[-1]
     verdict = last.verdict
-    band = "no band yet"
+    band = say("trend.no_band", lang)
     if verdict.band_low is not None and verdict.band_high is not None and verdict.median is not None:
-        band = f"band {verdict.band_low:.4g} … {verdict.band_high:.4g}, median {verdict.median:.4g}"
+        low, high, median = (f"{one:.4g}" for one in (verdict.band_low, verdict.band_high, verdict.median))
+        band = say("trend.band", lang, low=low, high=high, median=median)
+    last_said = say(
+        "trend.last",
+        lang,
+        value=f"{last.point.value:.4g}",
+        unit=one.unit,
+        band=band,
+        n=verdict.n,
+        kind=say(f"kind.{last.kind}", lang),
+        why=translated(verdict.why, lang),
+    )
     lines = [
-        f"{one.series.title}, {one.series.steps} steps",
+        say("trend.head", lang, title=one.series.title, steps=one.series.steps),
         f"  {sparkline([point.point.value for point in judged])}",
-        f"  last {last.point.value:.4g} {one.unit}  {band} (n = {verdict.n})  {last.kind}: {verdict.why}",
+        f"  {last_said}",
     ]
     lines += [
-        f"  {MARKS[point.kind]} {day(point.point.at_s)} {point.kind} {point.point.value:.4g}"
-        f"  {point.point.run_id}"
+        f"  {MARKS[point.kind]} {day(point.point.at_s)} {say(f'kind.{point.kind}', lang)}"
+        f" {point.point.value:.4g}  {point.point.run_id}"
         for point in judged
         if point.kind in MARKS and (point.new or point.kind in ("accepted", "suspect"))
     ][-8:]
-    lines += [
-        f"  ~ {day(one.points[step.index].at_s)} the level moved {step.change:+.1%} (advice, no verdict)"
-        for step in one.drift
-    ][-4:]
+    moved = ((day(one.points[step.index].at_s), f"{step.change:+.1%}") for step in one.drift)
+    lines += [f"  ~ {say('trend.moved', lang, day=at, change=change)}" for at, change in moved][-4:]
     return "\n".join(lines)
 
 

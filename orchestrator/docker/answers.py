@@ -144,11 +144,14 @@ def keeps_blobs(raw: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What an engine can start containers with, and where it keeps them."""
+    """What an engine can start containers with, and where it keeps them. `proxied`: it reaches registries
+    through a proxy.
+    """
 
     runtimes: tuple[str, ...]
     default_runtime: str | None
     root_dir: str | None
+    proxied: bool = False
 
 
 def read_engine(raw: bytes) -> EngineInfo | None:
@@ -160,6 +163,7 @@ def read_engine(raw: bytes) -> EngineInfo | None:
         runtimes=tuple(sorted(_mapping(found["Runtimes"]))),
         default_runtime=_text(found.get("DefaultRuntime")),
         root_dir=_text(found.get("DockerRootDir")),
+        proxied=bool(found.get("HttpProxy") or found.get("HttpsProxy")),
     )
 
 

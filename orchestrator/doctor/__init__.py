@@ -22,7 +22,7 @@ from orchestrator.doctor.looking import Here, met
 from orchestrator.doctor.looking import look as looked_at
 from orchestrator.doctor.seen import Seen
 from orchestrator.errors import Nx8Error
-from orchestrator.hosts import fabric_address, known_hosts_file
+from orchestrator.hosts import known_hosts_file
 from orchestrator.remote.connection import Settings
 from orchestrator.remote.errors import RemoteError
 from orchestrator.remote.pool import Pool
@@ -130,20 +130,16 @@ def _nodes(workspace: Workspace, wanted: Expected, *, limit_s: float) -> list[Se
 
 
 def _met(pool: Pool, seen: dict[str, Seen], wanted: Expected, deadline: float) -> dict[str, Seen]:
-    """Those that answered, with how they reach each other; who did not answer is no peer here."""
-    answered = [name for name, one in seen.items() if one.failure is None]
-    if len(answered) < 2:
+    """Those that answered, with how they reach each other; who did not answer, or has no address where
+    others could, is no peer here.
+    """
+    peers = {
+        name: wanted.addresses[name]
+        for name, one in seen.items()
+        if one.failure is None and name in wanted.addresses
+    }
+    if len(peers) < 2:
         return {}
-    peers: dict[str, str] = {}
-    for node in wanted.cluster.nodes:
-        if node.name in answered:
-            try:
-                peers[node.name] = fabric_address(wanted.cluster, node)
-            except Nx8Error as error:
-                name = node.name
-                return {
-                    name: replace(seen[name], missed={**seen[name].missed, "meet": error.problems[0].message})
-                }
     limit_s = max(0.5, deadline - time.monotonic() - 0.3)
 
     def one(remote: Remote) -> Any:
@@ -152,7 +148,7 @@ def _met(pool: Pool, seen: dict[str, Seen], wanted: Expected, deadline: float) -
         except (ValueError, KeyError, TypeError) as error:
             return str(error)
 
-    found = pool.settle(one, nodes=answered, limit_s=limit_s)
+    found = pool.settle(one, nodes=tuple(peers), limit_s=limit_s)
     result = {}
     for name, value in found.items():
         if isinstance(value, Nx8Error | str):

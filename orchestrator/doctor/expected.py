@@ -5,12 +5,14 @@ machine in a fraction of a second. No data is hashed here, and nothing is made.
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from orchestrator import data, multimodal, weights
-from orchestrator.cluster import Cluster
+from orchestrator.cluster import Cluster, ImageSource
 from orchestrator.errors import ConfigError, Nx8Error, Problem
+from orchestrator.hosts import fabric_address
+from orchestrator.images import TAG
 from orchestrator.images.build import labels
 from orchestrator.load import read_stored
 from orchestrator.multimodal.preparedset import MANIFEST
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from orchestrator.cases import Data, Evaluation
     from orchestrator.selection import Selection, Site
     from orchestrator.workspace import Workspace
+
+DOCKER_HUB, DOCKER_HUB_SERVER = "docker.io", "registry-1.docker.io"
+HTTPS = 443
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +54,9 @@ class WantedImage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
     """All that checks hold a node against. `unplanned` are reasons why cases, data or images of some kind
-    could not be looked for: problems of this machine's files.
+    could not be looked for: problems of this machine's files. `addresses`: node → where the others' ranks
+    reach it; `no_address`: node → why there is none. `registries`: host:port of each that nodes may have to
+    reach. `pulled`: the reference that every node takes from one.
     """
 
     cluster_name: str
@@ -61,6 +68,10 @@ class Expected:
     files: tuple[WantedFile, ...] = ()
     images: tuple[WantedImage, ...] = ()
     unplanned: tuple[Problem, ...] = ()
+    registries: tuple[str, ...] = ()
+    pulled: str | None = None
+    addresses: dict[str, str] = field(default_factory=dict)
+    no_address: dict[str, Problem] = field(default_factory=dict)
 
     @property
     def device(self) -> Device:
@@ -93,6 +104,7 @@ def expected(workspace: Workspace, site: Site, cases: tuple[str, ...]) -> Expect
         ]
     except Nx8Error as error:
         problems += error.problems
+    addresses, no_address = _addresses(site.cluster)
     return Expected(
         cluster_name=site.cluster_name,
         cluster=site.cluster,
@@ -104,7 +116,46 @@ def expected(workspace: Workspace, site: Site, cases: tuple[str, ...]) -> Expect
         files=tuple(files),
         images=tuple(images),
         unplanned=tuple(problems),
+        registries=_registries(site.cluster.image, images),
+        pulled=None if site.cluster.image.reference is None else TAG.sub("", site.cluster.image.reference),
+        addresses=addresses,
+        no_address=no_address,
     )
+
+
+def _registries(source: ImageSource, images: list[WantedImage]) -> tuple[str, ...]:
+    """Of the images that nodes pull themselves, or build from, and of the login; nothing where this machine
+    builds and hands on.
+    """
+    if source.source == "host":
+        return ()
+    references = [source.reference] if source.reference is not None else [one.base for one in images]
+    hosts = [_host_of(reference) for reference in references]
+    hosts += [_host_of(f"{source.login.registry}/-")] if source.login is not None else []
+    places = [host if ":" in host else f"{host}:{HTTPS}" for host in hosts if host != "localhost"]
+    return tuple(dict.fromkeys(places))
+
+
+def _host_of(reference: str) -> str:
+    """The registry's host, as docker takes a reference apart: without a dot, a port or `localhost` the first
+    part is a folder of Docker Hub, whose images are served from another host than it is called by.
+    """
+    first, slash, _ = reference.partition("/")
+    if not slash or not (set(".:") & set(first) or first == "localhost"):
+        first = DOCKER_HUB
+    return DOCKER_HUB_SERVER if first == DOCKER_HUB else first
+
+
+def _addresses(cluster: Cluster) -> tuple[dict[str, str], dict[str, Problem]]:
+    """Of a cluster of several nodes, where each is met, and why one cannot be."""
+    found: dict[str, str] = {}
+    problems: dict[str, Problem] = {}
+    for node in cluster.nodes if len(cluster.nodes) > 1 else ():
+        try:
+            found[node.name] = fabric_address(cluster, node)
+        except Nx8Error as error:
+            problems[node.name] = error.problems[0]
+    return found, problems
 
 
 def _needed(selection: Selection) -> dict[str, str | None]:

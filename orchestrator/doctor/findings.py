@@ -103,10 +103,6 @@ class Findings:
         return tuple(node.name for node in self.nodes if node.severity != "bad")
 
     @property
-    def bad(self) -> tuple[str, ...]:
-        return tuple(node.name for node in self.nodes if node.severity == "bad")
-
-    @property
     def problems(self) -> tuple[tuple[str, Check], ...]:
         """(node or "", check) of everything that is not well, what keeps a run from starting first."""
         found = [("", check) for check in self.here if check.severity in ("warn", "bad")]

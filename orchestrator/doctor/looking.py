@@ -40,14 +40,15 @@ KNOB_FILES = (
     "/proc/swaps",
     "/proc/loadavg",
     "/proc/sys/kernel/numa_balancing",
-    "/proc/sys/kernel/pid_max",
-    "/proc/sys/vm/max_map_count",
-    "/proc/sys/vm/overcommit_memory",
-    "/proc/sys/net/ipv4/ip_local_port_range",
     "/sys/kernel/mm/transparent_hugepage/enabled",
     "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor",
-    "/sys/devices/system/cpu/smt/control",
     "/sys/class/infiniband/*/ports/*/phys_state",
+    "/sys/class/infiniband/*/hca_type",
+    *(
+        f"/sys/class/infiniband/*/device/{which}_link_{what}"
+        for which in ("current", "max")
+        for what in ("speed", "width")
+    ),
 )
 LINK_FILES = (
     "/sys/class/net/{interface}/operstate",
@@ -139,11 +140,7 @@ def look(remote: Asked, wanted: Expected, *, base: Seen, limit_s: float) -> Seen
         ),
         missing_modules=_missing_modules(wanted) if wanted.is_local else (),
     )
-    images: dict[str, docker.ImageFacts | None] = {}
-    if engine is not None:
-        for image in wanted.images:
-            found = asking.ask("images", partial(_image, remote, image.tag, asking.left_s), None)
-            images[image.tag] = found
+    images = _images(remote, wanted, asking) if engine is not None else {}
     held = asking.ask("data", lambda: _data(remote, wanted, asking), dict[str, HeldFile]())
     return replace(seen, images=images, files=held, missed=asking.missed)
 
@@ -157,16 +154,16 @@ def _files(wanted: Expected) -> tuple[str, ...]:
 def examined(remote: Asked, wanted: Expected, limit_s: float) -> dict[str, Any]:
     """What node/examine.py says."""
     cluster, vendor = wanted.cluster, wanted.vendor
-    peers = [node.fabric_address or node.address for node in cluster.nodes] if len(cluster.nodes) > 1 else []
     request = {
         "op": "look",
         "devices": vendor.device_files(num_devices=cluster.devices_per_node),
-        "names": peers,
+        "names": list(wanted.addresses.values()),
         "writable": [path for path in (cluster.work_dir, cluster.data_dir) if path]
         if not wanted.is_local
         else [],
         "programs": [GPUS_HOOK] if vendor.docker.gpus else [],
         "pid_files": PID_FILES,
+        "registries": list(wanted.registries),
     }
     return _program(remote, request, limit_s)
 
@@ -187,7 +184,6 @@ def met(remote: Asked, wanted: Expected, peers: dict[str, str], limit_s: float) 
     return Met(
         taken=found["taken"],
         reached=tuple(found["reached"]),
-        heard=tuple(found["heard"]),
         why={str(name): str(why) for name, why in found["why"].items()},
     )
 
@@ -275,6 +271,20 @@ def _lock(remote: Asked, limit_s: float) -> dict[str, Any] | None:
 
 def _answers(remote: Asked, wanted: Expected, limit_s: float) -> dict[tuple[str, ...], versions.Answer]:
     return versions.asked(remote, versions.node_commands(wanted.vendor), limit_s=limit_s)
+
+
+def _images(remote: Asked, wanted: Expected, asking: Asking) -> dict[str, docker.ImageFacts | None]:
+    """By tag; of an image that is not there also what it is made from, for without that it has to come from
+    a registry.
+    """
+    found: dict[str, docker.ImageFacts | None] = {}
+    for image in wanted.images:
+        for tag in (image.tag, wanted.pulled or image.base):
+            if tag not in found:
+                found[tag] = asking.ask("images", partial(_image, remote, tag, asking.left_s), None)
+            if found[tag] is not None and wanted.pulled is None:
+                break
+    return found
 
 
 def _image(remote: Asked, tag: str, limit_s: float) -> docker.ImageFacts | None:

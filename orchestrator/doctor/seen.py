@@ -35,11 +35,12 @@ class HeldFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Met:
-    """How a node's attempt to reach its peers went: whom it reached, who reached it, and why not."""
+    """How a node's attempt to reach its peers went: whom it reached, and why not the others. `taken`: why it
+    could not listen on the port itself.
+    """
 
     taken: str | None
     reached: tuple[str, ...]
-    heard: tuple[str, ...]
     why: dict[str, str]
 
 

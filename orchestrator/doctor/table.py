@@ -160,7 +160,7 @@ def _groups(findings: Findings, language: Language) -> list[_Group]:
         found.setdefault(key, []).append((name, check))
     groups = []
     for ones in found.values():
-        names = [name for name, _ in ones if name]
+        names = list(dict.fromkeys(name for name, _ in ones if name))
         first = ones[0][1].fix_text(language)
         fixes = {check.fix_text(language) for _, check in ones}
         fix = first if len(fixes) < 2 else _loop(first or "", [logins[name] for name in names])

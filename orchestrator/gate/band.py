@@ -87,8 +87,8 @@ def judge(
 
 
 def _words(kind: BandKind, change: float, half: float, n: int, rule: Rule, reference: float | None) -> str:
-    centre = f"the median of {n}" if reference is None else f"the published {reference:.4g}"
-    band = f"±{half:.1%} of {centre}"
+    median_of = f"±{half:.1%} of the median of {n}"
+    band = median_of if reference is None else f"±{half:.1%} of the published {reference:.4g}"
     if kind == "noisy":
         return f"the series' own noise, {band}, is above {rule.noisy_above:.0%}: nothing can be told from it"
     place = "inside" if kind == "in_band" else "outside"

@@ -57,10 +57,6 @@ class Trend:
     judged: tuple[Judged, ...]
     state: State
 
-    @property
-    def last(self) -> Judged | None:
-        return self.judged[-1] if self.judged else None
-
 
 @dataclass(slots=True)
 class _Walker:

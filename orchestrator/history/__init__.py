@@ -84,6 +84,11 @@ def rebuild(results: Path) -> Rebuilt:
 
 def remember(results: Path, *, busy_s: float = store.BUSY_S) -> str | None:
     """Takes up what is not in yet, after a run. Never raises; returns a line where a person should know."""
+    return _taken_up(results, busy_s)[0]
+
+
+def _taken_up(results: Path, busy_s: float) -> tuple[str | None, bool]:
+    """What a person should know, and whether the database can be used now."""
     path = database_of(results)
     try:
         try:
@@ -93,15 +98,14 @@ def remember(results: Path, *, busy_s: float = store.BUSY_S) -> str | None:
         except DamagedError as error:
             made = rebuild(results)
             what = f"made again from {made.runs} runs, the old file is {path.name}.old"
-            return f"{error.problems[0].message}; {what}"
+            return f"{error.problems[0].message}; {what}", True
     except Nx8Error as error:
         problem = error.problems[0]
-        return f"{problem.code} {problem.message}; the run itself is stored" + (
-            f" ({problem.help})" if problem.help else ""
-        )
+        more = f" ({problem.help})" if problem.help else ""
+        return f"{problem.code} {problem.message}; the run itself is stored{more}", False
     except (OSError, sqlite3.Error) as error:
-        return f"E732 {path} cannot be used: {error}; the run itself is stored"
-    return None
+        return f"E732 {path} cannot be used: {error}; the run itself is stored", False
+    return None, True
 
 
 @contextmanager
@@ -111,16 +115,17 @@ def reading(
     """A database with every run there is, and a line where the file itself could not be used: then the answer
     comes from the run folders alone, kept in memory.
     """
-    note = remember(results, busy_s=busy_s) if (results / "runs").is_dir() else None
+    note, usable = _taken_up(results, busy_s) if (results / "runs").is_dir() else (None, True)
     path = database_of(results)
     with contextlib.ExitStack() as exits:
-        if note is None or "made again" in note:
+        connection: sqlite3.Connection | None = None
+        if usable and path.exists():
             try:
-                if path.exists():
-                    yield exits.enter_context(store.opened(path, busy_s=busy_s)), note
-                    return
+                connection = exits.enter_context(store.opened(path, busy_s=busy_s))
             except HistoryError as error:
                 note = str(error.problems[0].message)
-        connection = exits.enter_context(contextlib.closing(store.in_memory()))
-        _all(connection, results)
+        if connection is None:
+            connection = exits.enter_context(contextlib.closing(store.in_memory()))
+            _all(connection, results)
+        # Outside of any `except`: what goes wrong with whoever reads is theirs.
         yield connection, note

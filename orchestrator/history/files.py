@@ -89,7 +89,10 @@ def archived(results: Path) -> Iterator[RunRecord | Unread]:
 
 
 def archive(results: Path, record: RunRecord) -> None:
-    """Adds one run to the archive of its month, in one step. Raises CellError (E701)."""
+    """Adds one run to the archive of its month, in one step; whoever calls holds the archive.
+
+    Raises CellError (E701).
+    """
     path = archive_of(results) / f"{record.created_utc[:7]}.jsonl"
     before = path.read_bytes() if path.is_file() else b""
     kept = [line for line in before.splitlines(keepends=True) if not _is_of(line, record.run_id)]

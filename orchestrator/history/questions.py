@@ -63,17 +63,15 @@ def _series(row: Sequence[Any]) -> Series:
     return Series(**{**values, "stage": values["stage"] or None})
 
 
-def series(
-    connection: sqlite3.Connection, wanted: Series, metric: str, *, since_s: float = 0.0
-) -> tuple[Point, ...]:
+def series(connection: sqlite3.Connection, wanted: Series, metric: str) -> tuple[Point, ...]:
     """The proven points of one metric, oldest first: MEASURED and not degraded. What may enter a baseline."""
     rows = connection.execute(
         "SELECT c.at_s, v.value, c.run_id, c.cell_id,"
         " EXISTS (SELECT 1 FROM accepted a WHERE a.run_id = c.run_id AND a.cell_id IN ('', c.cell_id))"
         " FROM cell c JOIN value v ON v.cell = c.id JOIN metric m ON m.id = v.metric"
         f" WHERE c.series = {_ONE} "
-        " AND m.name = ? AND c.verdict = ? AND c.degraded = 0 AND c.at_s >= ? ORDER BY c.at_s, c.run_id",
-        (*_key(wanted), metric, MEASURED, since_s),
+        " AND m.name = ? AND c.verdict = ? AND c.degraded = 0 ORDER BY c.at_s, c.run_id",
+        (*_key(wanted), metric, MEASURED),
     )
     return tuple(
         Point(at_s=at_s, value=value, run_id=run_id, cell_id=cell_id, accepted=bool(accepted))

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError, Problem
-from orchestrator.history.files import Unread, archive, read_run
+from orchestrator.history.files import Unread, archive, archive_of, read_run, unknown
 from orchestrator.history.record import MEASURED, RunRecord
+from orchestrator.history.store import held
 from orchestrator.results import RunFolder
 
 if TYPE_CHECKING:
@@ -54,14 +55,23 @@ def read_keep(text: str) -> Keep:
 
 
 def decide(
-    records: Sequence[RunRecord], unfinished: Mapping[str, float], keep: Keep, *, now_s: float
+    records: Sequence[RunRecord],
+    unfinished: Mapping[str, float],
+    keep: Keep,
+    *,
+    now_s: float,
+    unread: Iterable[Unread] = (),
 ) -> tuple[Fate, ...]:
-    """The fate of every run. `unfinished`: runs without a readable result → when they began, Unix time.
+    """The fate of every run. `unfinished`: runs without a result → when they began, Unix time. `unread`: runs
+    whose result nobody can read, so that nothing of it would be left in the archive.
 
-    Never goes: a run whose figures somebody accepted, and the newest MEASURED run of a series.
+    Never goes: a run whose figures somebody accepted, the newest MEASURED run of a series, and an unread one.
     """
     newest = _ranked(records)
     fates = [_fate(record, newest, keep, now_s) for record in records]
+    fates += [
+        Fate(run_id=one.run_id, goes=False, why=f"its result cannot be read: {one.why}") for one in unread
+    ]
     for run_id, began_s in unfinished.items():
         old = now_s - began_s > max(UNFINISHED_S, keep.age_s or 0.0)
         why = "no result, and old" if old else "no result, and it may still be running"
@@ -108,20 +118,39 @@ def _recent(record: RunRecord, newest: Mapping[tuple[Series, bool], list[str]], 
 
 def fates(results: Path, keep: Keep, *, now_s: float) -> tuple[Fate, ...]:
     """The fate of every run folder; nothing is touched."""
-    records, unfinished = [], {}
+    records: list[RunRecord] = []
+    unread: list[Unread] = []
+    unfinished: dict[str, float] = {}
     for folder in RunFolder.all(results / "runs"):
         found = read_run(folder)
         if isinstance(found, RunRecord):
             records.append(found)
-        elif found is None or isinstance(found, Unread):
+        elif isinstance(found, Unread):
+            unread.append(found)
+        else:
             unfinished[folder.run_id] = folder.plan.stat().st_mtime
-    return decide(records, unfinished, keep, now_s=now_s)
+    return decide(records, unfinished, keep, now_s=now_s, unread=unread)
 
 
-def remove(results: Path, run_id: str) -> None:
-    """Keeps the run's rows in the archive, then removes its folder. Raises CellError (E701)."""
-    folder = RunFolder.find(results / "runs", run_id)
+def remove(results: Path, run_id: str, *, wait_s: float = 60.0) -> None:
+    """Keeps the run's rows in the archive, then removes its folder.
+
+    One process at a time: a month of the archive is one file, which each would write anew without the
+    others' lines. Raises CellError (E701); HistoryError (E731, E732) where somebody holds it for `wait_s`, or
+    nothing can be written; ConfigError (E734) for a result that cannot be read, and leaves it as it is.
+    """
+    with held(archive_of(results), wait_s, exclusive=True):
+        if not (results / "runs" / run_id).exists():
+            return  # somebody else's gc was first
+        _removed(results, RunFolder.find(results / "runs", run_id))
+
+
+def _removed(results: Path, folder: RunFolder) -> None:
+    run_id = folder.run_id
     record = read_run(folder)
+    if isinstance(record, Unread):
+        message = f"run {run_id} stays: its result cannot be read, so the archive would lose it: {record.why}"
+        raise unknown(message, f"nx8 parse {run_id}")
     if isinstance(record, RunRecord):
         archive(results, record)
     shutil.rmtree(folder.path)

@@ -87,7 +87,7 @@ def opened(path: Path, *, busy_s: float = BUSY_S) -> Iterator[sqlite3.Connection
     Raises DamagedError (E730) or HistoryError: E731 locked, E732 full, read-only or not permitted, E733 made
     by a newer nx8; the same for what goes wrong inside the block.
     """
-    with _held(path, busy_s, exclusive=False), translated(path):
+    with held(path, busy_s, exclusive=False), translated(path):
         connection = _open(path, busy_s)
         try:
             yield connection
@@ -311,7 +311,7 @@ def rebuilding(path: Path, *, wait_s: float = 60.0) -> Iterator[sqlite3.Connecti
     history.sqlite.old. One process at a time. Raises HistoryError (E731, E732).
     """
     beside = path.with_name(f"{path.name}.{secrets.token_hex(6)}")
-    with _held(path, wait_s, exclusive=True), translated(path):
+    with held(path, wait_s, exclusive=True), translated(path):
         try:
             connection = _open(beside, BUSY_S)
             try:
@@ -343,7 +343,7 @@ def _companions(path: Path) -> tuple[Path, ...]:
 
 
 @contextlib.contextmanager
-def _held(path: Path, wait_s: float, *, exclusive: bool) -> Iterator[None]:
+def held(path: Path, wait_s: float, *, exclusive: bool) -> Iterator[None]:
     """A lock beside the database. SQLite's own do not outlive a rename: whoever still had the old file open
     would remove the new one's WAL when it closes.
     """

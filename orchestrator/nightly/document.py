@@ -8,10 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.messages import Language, Message, say, translated
+from orchestrator.nightly.showing import text
 from orchestrator.results import serialise, write_atomic
 from orchestrator.results.storage import make_folder
 
 if TYPE_CHECKING:
+    from orchestrator.changes import Change
     from orchestrator.doctor import Findings
     from orchestrator.history.judging import Finding
 
@@ -19,8 +22,8 @@ SCHEMA = "nx8.night/1"
 #: running: not ended, or ended by force · done: to its end · stopped: by a signal · skipped: busy · failed:
 #: something before or between the runs went wrong.
 State = Literal["running", "done", "stopped", "skipped", "failed"]
-MOST_CHANGES = 5
-TITLES = {"regression": "REGRESSION", "improvement": "IMPROVEMENT", "recovered": "RECOVERED"}
+#: Kinds of which a person should read, in this order.
+OUTSIDE = ("regression", "improvement", "recovered")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,15 +93,23 @@ def said(finding: Finding, *, against: str | None = None) -> Said:
         run_id=judged.point.run_id,
         cell_id=judged.point.cell_id,
         last_good=judged.last_good,
-        changes=tuple(f"{change.kind}: {change.text()}" for change in finding.changes),
+        changes=tuple(_changed(change, "en") for change in finding.changes),
         rehearsed=finding.rehearsed,
         against=against,
     )
 
 
+def _changed(change: Change, language: Language) -> str:
+    return f"{change.kind_text(language)}{say('separator.other', language)}{change.text(language)}"
+
+
 @dataclass(slots=True, kw_only=True)
 class Night:
-    """The document of one night, and where it is written."""
+    """The document of one night, and where it is written.
+
+    What it holds in words is English, whatever the language of its report; `chinese` has what of that is said
+    otherwise in Chinese than `translated` knows: doctor's words, changes.
+    """
 
     folder: Path
     suite: str
@@ -114,6 +125,8 @@ class Night:
     ran: list[Ran] = field(default_factory=list)
     figures: list[Said] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    language: Language = "en"
+    chinese: dict[str, str] = field(default_factory=dict)
 
     @property
     def night_id(self) -> str:
@@ -150,18 +163,39 @@ class Night:
         """What doctor found that is not well, by node; its own machine under the empty name."""
         for name, check in findings.problems:
             code = f"{check.code} " if check.code else ""
-            self.doctor.setdefault(name, []).append(f"{check.severity} {code}{check.text('en')}")
+            said = f"{check.severity} {code}{check.text('en')}"
+            severity = say(f"severity.{check.severity}", "zh")
+            self.kept(Message(f"{severity} {code}{check.text('zh')}", said))
+            self.doctor.setdefault(name, []).append(said)
+
+    def kept(self, words: Message) -> str:
+        """The English of `words`, to be stored; the Chinese is remembered for the report."""
+        self.chinese[words.en] = words.zh
+        return words.en
+
+    def shown(self, words: str) -> str:
+        """Stored words in the report's language."""
+        if self.language == "en":
+            return words
+        return self.chinese.get(words) or translated(words, "zh")
+
+    def judged(self, finding: Finding, *, against: str | None = None) -> Said:
+        """Takes in one judged figure."""
+        for change in finding.changes:
+            self.kept(Message(*(_changed(change, language) for language in ("zh", "en"))))
+        one = said(finding, against=against)
+        self.figures.append(one)
+        return one
 
     @property
     def outside(self) -> list[Said]:
         """What a person should read: confirmed changes and recoveries, regressions first."""
-        order = list(TITLES)
         found = [
             one
             for one in self.figures
-            if one.kind in TITLES and (one.kind == "regression" or one.new) and self._is_last(one)
+            if one.kind in OUTSIDE and (one.kind == "regression" or one.new) and self._is_last(one)
         ]
-        return sorted(found, key=lambda one: order.index(one.kind))
+        return sorted(found, key=lambda one: OUTSIDE.index(one.kind))
 
     def _is_last(self, one: Said) -> bool:
         """A second run of the same night has the last word."""
@@ -170,73 +204,3 @@ class Night:
 
 def now_utc() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def text(night: Night) -> str:
-    """The whole report in words."""
-    lines = [
-        f"nightly {night.suite} on {night.cluster} ({night.vendor}), started {night.started_utc}",
-        _ended(night),
-    ]
-    for name, problems in night.doctor.items():
-        lines += [f"doctor  {name or 'this machine'}: {problem}" for problem in problems]
-    lines += [_ran(one) for one in night.ran]
-    not_begun = night.planned[len([one for one in night.ran if not one.rerun]) :]
-    lines += [f"not begun  {name}" for name in not_begun]
-    lines += [f"note  {note}" for note in night.notes]
-    lines += [""] if night.figures else []
-    lines += [_figure(one) for one in night.figures]
-    return "\n".join([*lines, "", *blocks(night)]).rstrip() + "\n"
-
-
-def _ended(night: Night) -> str:
-    if night.ended_utc is None:
-        return f"not ended: what follows is how it stood at {now_utc()}"
-    return f"{night.state} at {night.ended_utc}, exit {night.exit_code}"
-
-
-def _ran(one: Ran) -> str:
-    what = ", ".join(f"{cell} {verdict}" for cell, verdict in one.verdicts.items()) or "not run"
-    parts = [f"{'again' if one.rerun else 'ran':<5} {one.name}: {what}"]
-    parts += [f"exit {one.exit_code}"] if one.exit_code else []
-    parts += [one.run_id] if one.run_id else []
-    parts += [one.reason] if one.reason else []
-    parts += [f"{bad} replaced by {spare}" for bad, spare in one.replaced.items()]
-    parts += [f"{bad} left out ({why})" for bad, why in one.left_out.items()]
-    return "  ".join(parts)
-
-
-def _figure(one: Said) -> str:
-    against = f" against {one.against}" if one.against else ""
-    return f"{one.kind:<11} {one.title}  {one.metric} {one.value:.4g} {one.unit}{against}: {one.why}"
-
-
-def blocks(night: Night) -> list[str]:
-    """One block for each confirmed change: how much, since when, what changed, what to do."""
-    return [line for one in night.outside for line in block(one)]
-
-
-def block(one: Said) -> list[str]:
-    limit = one.band_low if one.change is not None and one.change < 0 else one.band_high
-    change = "" if one.change is None else f"{one.change:+.1%}, "
-    than = "" if one.median is None else f" vs {one.median:.4g}"
-    kind = TITLES[one.kind] + (" (rehearsal)" if one.rehearsed else "")
-    counted = f", {one.runs} runs, {one.nights} nights" if one.runs else ""
-    shown = "" if limit is None else f"limit {limit:.4g}"
-    against = f" against {one.against}" if one.against else ""
-    lines = [
-        f"{kind} {one.title}  {one.metric} {one.value:.4g}{than} {one.unit}{against}"
-        f" ({change}{shown}{counted})"
-    ]
-    if one.kind == "recovered":
-        return lines
-    if one.changes:
-        lines.append(f"  changed since {one.last_good}:")
-        lines += [f"    {change}" for change in one.changes[:MOST_CHANGES]]
-        more = len(one.changes) - MOST_CHANGES
-        lines += [f"    and {more} more: nx8 show {one.run_id}"] if more > 0 else []
-    elif one.last_good:
-        lines.append(f"  nothing that is recorded changed since {one.last_good}")
-    lines += [f"  look:   nx8 compare {one.last_good} {one.run_id}"] if one.last_good else []
-    lines.append(f'  accept: nx8 accept {one.run_id} --cell {one.cell_id} --reason "…"')
-    return lines

@@ -12,12 +12,16 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import Exit
-from orchestrator.nightly.document import TITLES, Night, block
+from orchestrator.messages import say
+from orchestrator.nightly.document import OUTSIDE
+from orchestrator.nightly.showing import block, named, reason
 from orchestrator.results import serialise, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+    from orchestrator.nightly.document import Night
 
 SCHEMA = "nx8.notice/1"
 STATE_SCHEMA = "nx8.nightly-state/1"
@@ -78,23 +82,22 @@ def after(before: Suitestate, night: Night, *, now_s: float) -> tuple[Suitestate
         if one.kind in ("regression", "improvement"):
             outside[one.key] = one.kind
             if was != one.kind:
-                events.append(Event(kind=one.kind, title=one.title, text="\n".join(block(one))))
+                events.append(Event(kind=one.kind, title=one.title, text="\n".join(block(one, night))))
         elif one.kind in ("suspect", "noisy", "not_enough"):
             outside |= {one.key: was} if was else {}
         elif was == "regression":
-            text = f"{one.title}  {one.metric} {one.value:.4g} {one.unit} is in band again"
+            told = {"title": one.title, "metric": one.metric, "value": f"{one.value:.4g}", "unit": one.unit}
+            text = say("told.recovered", night.language, **told)
             events.append(Event(kind="recovered", title=one.title, text=text))
     was_well = before.last_exit_code is None or before.last_exit_code in WELL
     rows = before.busy_in_a_row + 1 if busy else 0
     if busy:
         if rows == 2:
-            events.append(
-                _about(night, "busy", "the cluster was busy two nights in a row: nothing was measured")
-            )
+            events.append(_about(night, "busy"))
     elif code not in WELL and was_well:
-        events.append(_about(night, "not_well", f"the night ended with exit {code}"))
+        events.append(_about(night, "not_well"))
     elif code in WELL and not was_well:
-        events.append(_about(night, "well_again", "the night measured everything again"))
+        events.append(_about(night, "well_again"))
     state = Suitestate(
         last_run_s=now_s,
         last_success_s=now_s if code in WELL and not busy else before.last_success_s,
@@ -105,8 +108,11 @@ def after(before: Suitestate, night: Night, *, now_s: float) -> tuple[Suitestate
     return state, tuple(events)
 
 
-def _about(night: Night, kind: str, what: str) -> Event:
-    reasons = [f"{one.name}: {one.reason}" for one in night.ran if one.reason][:5]
+def _about(night: Night, kind: str) -> Event:
+    lang = night.language
+    what = say(f"told.{kind}", lang, code=night.exit_code)
+    colon = say("separator.other", lang)
+    reasons = [f"{named(one.name, lang)}{colon}{reason(one, night)}" for one in night.ran if one.reason][:5]
     return Event(kind=kind, title=f"nightly {night.suite}", text="\n".join([what, *reasons]))
 
 
@@ -140,11 +146,12 @@ def notify(command: tuple[str, ...], night: Night, events: tuple[Event, ...], *,
 def notice(night: Night, events: Iterable[Event]) -> dict[str, Any]:
     """What a command gets: `title` is one line, `text` a few."""
     ones = list(events)
-    kinds = [TITLES.get(one.kind, one.kind.replace("_", " ").upper()) for one in ones]
-    counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    lang = night.language
+    kinds = [say(f"{'block' if one.kind in OUTSIDE else 'event'}.{one.kind}", lang) for one in ones]
+    counted = say("comma", lang).join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
     return {
         "schema": SCHEMA,
-        "title": f"nx8 nightly {night.suite} on {night.cluster}: {counted}",
+        "title": say("told.title", lang, suite=night.suite, cluster=night.cluster, counted=counted),
         "text": "\n\n".join(one.text for one in ones),
         "events": [asdict(one) for one in ones],
         "suite": night.suite,

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.results.storage import replace_with, storage_problem
+from orchestrator.text import Name, fits, wants
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -124,6 +126,9 @@ def _checked(wanted: Wanted) -> None:
                 code="E743", message=f"--at {wanted.at[:40]!a} is no time", help="HH:MM, for example 02:00"
             )
         )
+    if wanted.user is not None and not fits(Name, wanted.user):
+        message = f"--as {wanted.user[:40]!a} is no account: wants {wants(Name)}"
+        problems.append(Problem(code="E743", message=message, help="the account's name, as `id` shows it"))
     paths = [wanted.program, wanted.home, *([wanted.textfile] if wanted.textfile else [])]
     problems += [
         Problem(code="E743", message=f"{str(path)!a} cannot stand in a unit or a crontab", help="move it")
@@ -149,8 +154,7 @@ def _unit_path(path: Path) -> str:
 
 def _cron_word(word: str) -> str:
     """As a shell quotes, and then as cron, which reads an unescaped % as a line's end."""
-    quoted = word if _PLAIN.fullmatch(word) else "'" + word.replace("'", "'\\''") + "'"
-    return quoted.replace("%", "\\%")
+    return shlex.quote(word).replace("%", "\\%")
 
 
 def marked(text: str) -> str:

@@ -1,7 +1,7 @@
 """One night of a suite: look at the nodes, run what the suite lists, judge it, and write down all of it.
 
 staffing.py  which nodes run · guard.py  one nightly at a time · document.py  the night as it is written
-notice.py  what others hear of it · schedule.py  systemd and cron
+showing.py  in words · notice.py  what others hear of it · schedule.py  systemd and cron
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import history
+from orchestrator.catalogue import catalogue
 from orchestrator.compare.likeness import compared
 from orchestrator.compare.sides import sides_of
 from orchestrator.compare.table import notes_of
@@ -30,7 +31,8 @@ from orchestrator.errors import (
 from orchestrator.gate import rule_for, walk
 from orchestrator.history import questions
 from orchestrator.history.judging import Finding, findings
-from orchestrator.nightly.document import Night, Ran, now_utc, said
+from orchestrator.messages import Language, Message, translated, words
+from orchestrator.nightly.document import Night, Ran, Said, now_utc
 from orchestrator.nightly.guard import alone
 from orchestrator.nightly.notice import after, notify, read_state, textfile, write_state
 from orchestrator.nightly.staffing import Item, Staffed, items, staffed
@@ -43,7 +45,7 @@ from orchestrator.suites import read_suite
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from orchestrator.doctor import Findings
     from orchestrator.signals import Signals
@@ -56,7 +58,9 @@ SPEED = "tokens_per_second_per_device"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a person, or a timer, asked for. `textfile`: a folder of node_exporter's textfile collector."""
+    """What a person, or a timer, asked for. `textfile`: a folder of node_exporter's textfile collector.
+    `language`: of the report, and of what others are told.
+    """
 
     suite: str
     cluster: str | None = None
@@ -64,6 +68,7 @@ class Asked:
     budget_s: float | None = None
     textfile: Path | None = None
     argv: tuple[str, ...] = ()
+    language: Language = "en"
 
 
 def night(workspace: Workspace, asked: Asked, *, view: View, signals: Signals) -> Night:
@@ -87,6 +92,7 @@ def night(workspace: Workspace, asked: Asked, *, view: View, signals: Signals) -
             planned=tuple(item.name for item in todo),
             started_utc=now_utc(),
             budget_s=asked.budget_s or suite.budget_s,
+            language=asked.language,
         )
         one.save()
         link_atomic(folder.parent / "latest", folder.name)
@@ -170,7 +176,7 @@ class _Session:
         self._view = view
         self._signals = signals
         self._began_s = time.monotonic()
-        self._bad: dict[str, str] = {}
+        self._bad: dict[str, Message] = {}
 
     def go(self) -> None:
         self._view.phase(
@@ -189,10 +195,12 @@ class _Session:
         """Writes everything down; whatever cannot be written does not change how the night ended."""
         one = self._night
         one.state, one.exit_code, one.ended_utc = state, int(code), now_utc()
+        # First of all: whoever is told now reads a report that has ended.
+        notes = [self._kept(one.save)]
         suite = one.folder.parent
         now_s = time.time()
         new, events = after(read_state(suite), one, now_s=now_s)
-        notes = [notify(self._suite.notify, one, events, home=self._workspace.home)]
+        notes += [notify(self._suite.notify, one, events, home=self._workspace.home)]
         notes += [self._kept(lambda: write_state(suite, new))]
         if self._asked.textfile is not None:
             from orchestrator.report.output import write_file
@@ -228,14 +236,12 @@ class _Session:
             nodes=names,
         )
         self._night.looked(found)
-        busy = _busy(found)
+        busy = [self._night.kept(_of(name, why)) for name, why in sorted(_busy(found).items())]
         if busy:
-            raise BusyError(
-                [Problem(code="E601", message=f"{name}: {why}") for name, why in sorted(busy.items())]
-            )
+            raise BusyError([Problem(code="E601", message=one) for one in busy])
         self._bad = {node.name: _why(found, node.name) for node in found.nodes if node.severity == "bad"}
         shown = f"nodes={len(names) - len(self._bad)} of {len(names)}" + "".join(
-            f"  {name}: {why}" for name, why in self._bad.items()
+            f"  {name}: {why.en}" for name, why in self._bad.items()
         )
         self._view.phase("doctor", shown)
         self._night.save()
@@ -265,15 +271,15 @@ class _Session:
     def _refused(self, item: Item, who: Staffed, left_s: float | None, rerun: bool) -> Ran | None:
         """Why it is not begun at all."""
         if who.missing is not None:
-            return _not_run(item, who, Exit.PREFLIGHT, who.missing, rerun)
+            return self._not_run(item, who, Exit.PREFLIGHT, self._night.kept(who.missing), rerun)
         if left_s is None:
             return None
         if left_s <= 0:
-            return _not_run(item, who, Exit.BUDGET, "the time budget is used up", rerun)
+            return self._not_run(item, who, Exit.BUDGET, "the time budget is used up", rerun)
         expected_s = self._expected_s(item, who)
         if expected_s is not None and expected_s > left_s:
             reason = f"it takes {expected_s:.0f} s as a rule, and {left_s:.0f} s of the budget are left"
-            return _not_run(item, who, Exit.BUDGET, reason, rerun)
+            return self._not_run(item, who, Exit.BUDGET, reason, rerun)
         return None
 
     def _expected_s(self, item: Item, who: Staffed) -> float | None:
@@ -294,7 +300,8 @@ class _Session:
         return median(past) if past else None
 
     def _ran(self, item: Item, who: Staffed, left_s: float | None, rerun: bool) -> Ran:
-        staffing = {"suite": self._asked.suite, "replaced": who.replaced, "left_out": who.left_out}
+        left_out = self._left_out(who)
+        staffing = {"suite": self._asked.suite, "replaced": who.replaced, "left_out": left_out}
         request = Request(
             cases=(item.entry.case,),
             vendor=self._site.vendor_name,
@@ -311,8 +318,8 @@ class _Session:
             )
             result = read_result(folder)
         except Nx8Error as error:
-            reason = "; ".join(f"{one.code} {one.message}" for one in error.problems[:3])
-            return _not_run(item, who, error.exit_code, reason, rerun)
+            reason = self._night.kept(_said(error.problems[:3]))
+            return self._not_run(item, who, error.exit_code, reason, rerun)
         code = int(result["exit_code"])
         reasons = [cell["reasons"][0] for cell in result["cells"] if cell["reasons"]]
         if code == Exit.TIME_LIMIT:
@@ -323,7 +330,7 @@ class _Session:
             exit_code=code,
             run_id=folder.run_id,
             replaced=who.replaced,
-            left_out=who.left_out,
+            left_out=left_out,
             verdicts={str(cell["cell_id"]): str(cell["verdict"]) for cell in result["cells"]},
             reason=str(reasons[0]) if reasons else None,
             rerun=rerun,
@@ -333,15 +340,14 @@ class _Session:
         with history.reading(self._workspace.results) as (connection, note):
             if note and note not in self._night.notes:
                 self._night.notes.append(note)
-            figures = [said(one) for one in findings(connection, run_id, self._suite.gate)]
+            figures = [self._night.judged(one) for one in findings(connection, run_id, self._suite.gate)]
             if item.entry.published is not None:
                 figures += self._against(connection, item.entry.published, run_id)
-        self._night.figures += figures
         for one in figures:
             if one.kind not in ("in_band", "not_enough"):
                 self._view.phase(one.kind, f"{one.title}  {one.metric} {one.value:.4g} {one.unit}: {one.why}")
 
-    def _against(self, connection: sqlite3.Connection, row: str, run_id: str) -> list[Any]:
+    def _against(self, connection: sqlite3.Connection, row: str, run_id: str) -> list[Said]:
         """The speeds of a run against a published row, where the two are alike; else a note that says why."""
         name = f"published:{row}"
         try:
@@ -356,8 +362,13 @@ class _Session:
             if beside is None or line.value is None:
                 continue
             if reference is None or beside.ratios[SPEED] is None or line.series.scope != "full":
-                why = "; ".join(notes_of((table[0], beside), "en")) or "it has no speed"
-                self._night.notes.append(f"{line.cell_id} is not held against {name}: {why}")
+                no_speed = words("night.no_speed")
+                why = Message(
+                    zh="；".join(notes_of((table[0], beside), "zh")) or no_speed.zh,
+                    en="; ".join(notes_of((table[0], beside), "en")) or no_speed.en,
+                )
+                note = words("night.not_held", cell=line.cell_id, row=name, why=why)
+                self._night.notes.append(self._night.kept(note))
                 continue
             points = questions.series(connection, line.series, SPEED)
             at = next(at for at, one in enumerate(points) if one.run_id == run_id)
@@ -366,7 +377,7 @@ class _Session:
             finding = Finding(
                 series=line.series, metric=SPEED, unit="tokens/s", judged=trend.judged[-1], changes=()
             )
-            found.append(said(finding, against=name))
+            found.append(self._night.judged(finding, against=name))
         return found
 
     def _again(self) -> None:
@@ -378,32 +389,51 @@ class _Session:
                 self._view.phase("suspect", f"{item.name} is run again")
                 self._do(item, rerun=True)
 
+    def _left_out(self, who: Staffed) -> dict[str, str]:
+        return {name: self._night.kept(why) for name, why in who.left_out.items()}
 
-def _not_run(item: Item, who: Staffed, code: int, reason: str, rerun: bool) -> Ran:
-    return Ran(
-        name=item.name,
-        nodes=who.nodes,
-        exit_code=int(code),
-        replaced=who.replaced,
-        left_out=who.left_out,
-        reason=reason,
-        rerun=rerun,
+    def _not_run(self, item: Item, who: Staffed, code: int, reason: str, rerun: bool) -> Ran:
+        return Ran(
+            name=item.name,
+            nodes=who.nodes,
+            exit_code=int(code),
+            replaced=who.replaced,
+            left_out=self._left_out(who),
+            reason=reason,
+            rerun=rerun,
+        )
+
+
+def _of(name: str, why: Message) -> Message:
+    return Message(zh=f"{name}：{why.zh}", en=f"{name}: {why.en}")
+
+
+def _said(problems: Sequence[Problem]) -> Message:
+    """What a person is told of errors; their own words are English."""
+    known = catalogue()
+    titles = [f"{known[one.code].meaning('zh').title}：" if one.code in known else "" for one in problems]
+    return Message(
+        zh="；".join(
+            f"{one.code} {title}{translated(one.message, 'zh')}"
+            for one, title in zip(problems, titles, strict=True)
+        ),
+        en="; ".join(f"{one.code} {one.message}" for one in problems),
     )
 
 
-def _busy(found: Findings) -> dict[str, str]:
+def _busy(found: Findings) -> dict[str, Message]:
     """Nodes that lack nothing but somebody else's leaving them."""
     busy = {}
     for node in found.nodes:
         bad = [check for check in node.checks if check.severity == "bad"]
         if bad and all(check.name == "idle" for check in bad):
-            busy[node.name] = bad[0].text("en")
+            busy[node.name] = bad[0].message
     return busy
 
 
-def _why(found: Findings, name: str) -> str:
-    return "; ".join(
-        f"{check.code or check.name} {check.text('en')}"
-        for check in found.node(name).checks
-        if check.severity == "bad"
+def _why(found: Findings, name: str) -> Message:
+    bad = [check for check in found.node(name).checks if check.severity == "bad"]
+    return Message(
+        zh="；".join(f"{check.code or check.name} {check.text('zh')}" for check in bad),
+        en="; ".join(f"{check.code or check.name} {check.text('en')}" for check in bad),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from orchestrator.messages import Message, words
 from orchestrator.suites import Entry
 
 if TYPE_CHECKING:
@@ -36,12 +37,8 @@ class Staffed:
 
     nodes: tuple[str, ...]
     replaced: dict[str, str]
-    left_out: dict[str, str]
-    missing: str | None = None
-
-    @property
-    def as_planned(self) -> bool:
-        return not self.replaced and not self.left_out
+    left_out: dict[str, Message]
+    missing: Message | None = None
 
 
 def items(suite: Suite) -> tuple[Item, ...]:
@@ -53,7 +50,7 @@ def items(suite: Suite) -> tuple[Item, ...]:
     )
 
 
-def staffed(cluster: Cluster, item: Item, bad: Mapping[str, str]) -> Staffed:
+def staffed(cluster: Cluster, item: Item, bad: Mapping[str, Message]) -> Staffed:
     """`bad`: node, spares among them → why it cannot be used.
 
     A run keeps its scale: a spare takes the place of a bad node, or another node of the cluster where it asks
@@ -66,13 +63,13 @@ def staffed(cluster: Cluster, item: Item, bad: Mapping[str, str]) -> Staffed:
             nodes=(),
             replaced={},
             left_out={},
-            missing=f"{wanted} nodes are asked for, and the cluster has {len(cluster.nodes)}",
+            missing=words("night.asked_more", n=wanted, m=len(cluster.nodes)),
         )
     planned = [node.name for node in cluster.nodes[:wanted]]
     others = [node.name for node in (*cluster.nodes[wanted:], *cluster.spares) if node.name not in bad]
     nodes: list[str] = []
     replaced: dict[str, str] = {}
-    left_out: dict[str, str] = {}
+    left_out: dict[str, Message] = {}
     for name in planned:
         if name not in bad:
             nodes.append(name)
@@ -83,6 +80,9 @@ def staffed(cluster: Cluster, item: Item, bad: Mapping[str, str]) -> Staffed:
             left_out[name] = bad[name]
     missing = None
     if not nodes or (left_out and item.num_nodes is not None):
-        why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-        missing = f"{len(nodes)} of {wanted} nodes are usable ({why})"
+        why = Message(
+            zh="；".join(f"{name}：{reason.zh}" for name, reason in left_out.items()),
+            en="; ".join(f"{name}: {reason.en}" for name, reason in left_out.items()),
+        )
+        missing = words("night.usable", n=len(nodes), m=wanted, why=why)
     return Staffed(nodes=tuple(nodes), replaced=replaced, left_out=left_out, missing=missing)

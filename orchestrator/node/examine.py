@@ -12,9 +12,12 @@ import pwd
 import select
 import socket
 import sys
+import threading
 import time
 
 MAX_HOLDERS = 32
+#: A registry that answers at all does so within this time, in seconds.
+CONNECT_S = 2.0
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -144,7 +147,37 @@ def listening():
     return sorted(ports)
 
 
+def connecting(places):
+    """Begins a TCP connection to each host:port; what it returns waits for them, CONNECT_S from now at most,
+    and says by place why there is none, null where there is.
+    """
+    found = {}
+    deadline = time.monotonic() + CONNECT_S
+
+    def one(place):
+        host, _, port = place.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+            found[place] = None
+        except (OSError, UnicodeError, ValueError) as error:
+            found[place] = str(error)
+
+    # Looking up a name has no limit of its own.
+    threads = [threading.Thread(target=one, args=(place,), daemon=True) for place in places]
+    for thread in threads:
+        thread.start()
+
+    def waited():
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        late = "no answer within %g s" % CONNECT_S
+        return {place: found.get(place, late) for place in places}
+
+    return waited
+
+
 def look(request):
+    registries = connecting(request["registries"])
     held, hidden = holders(request["devices"])
     hostname = socket.gethostname()
     names = resolved([hostname] + request["names"])
@@ -159,7 +192,7 @@ def look(request):
         "programs": programs(request["programs"]),
         "limits": daemon_limits(request["pid_files"]),
         "listening": listening(),
-        "load": text_of("/proc/loadavg").split()[:1],
+        "registries": registries(),
     }
 
 
@@ -213,7 +246,9 @@ def meet(request):
                 why[name] = "no answer"
                 del waiting[one]
                 one.close()
-    return {"taken": taken, "reached": sorted(reached), "heard": sorted(heard), "why": why}
+    for name in set(peers) - reached:
+        why.setdefault(name, "no answer")
+    return {"taken": taken, "reached": sorted(reached), "why": why}
 
 
 def begin(name, address, port, waiting, why):

@@ -110,6 +110,21 @@ def test_a_sound_cluster_passes_and_says_so_in_both_languages(bed: Bed) -> None:
     assert_nothing_left(bed, before)
 
 
+def test_a_docker_daemon_that_hangs_makes_its_node_unusable(bed: Bed) -> None:
+    two = bed[1].nodes[1]
+    inside(bed, two, "kill -STOP $(cat /run/docker.pid)")
+    try:
+        done = doctor(bed, "--json")
+    finally:
+        inside(bed, two, "kill -CONT $(cat /run/docker.pid)")
+    assert done.returncode == 3, done.stdout + done.stderr
+    document = json.loads(done.stdout)
+    assert document["usable"] == ["node1", "node3", "node4"]
+    (said,) = (one for one in problems(document) if one[2] == "docker")
+    assert said[:2] == ("node2", "E233")
+    assert "systemctl restart docker" in str(said[4])
+
+
 def test_deep_measures_two_nodes_in_containers_and_keeps_what_they_can_do(bed: Bed) -> None:
     workspace, lab = bed
     two = load(workspace.cluster_file("lab"), Cluster)

@@ -8,14 +8,13 @@ import random
 import re
 import signal
 import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from orchestrator.lab import box, faults
-from tests.test_run import _hear_signals
+from tests.starting import begun, ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,23 +39,7 @@ gate: {rehearse: true, metrics: [tokens_per_second_per_device]}
 def nightly(bed: Any, cluster: str = "lab", *words: str) -> subprocess.Popen[str]:
     home = bed.workspace.home
     (home / "cases/suites/tests.yaml").write_text(SUITE)
-    argv = (sys.executable, "-m", "orchestrator", "--home", str(home), "nightly", "tests")
-    return subprocess.Popen(
-        (*argv, "--cluster", cluster, *words),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=home,
-        preexec_fn=_hear_signals,  # noqa: PLW1509 - one thread here
-    )
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    try:
-        stdout, stderr = process.communicate(timeout=DEADLINE_S)
-    finally:
-        process.kill()
-    return process.returncode, stdout, stderr
+    return begun(home, "nightly", "tests", "--cluster", cluster, *words)
 
 
 def nights(bed: Any) -> list[Path]:
@@ -76,10 +59,10 @@ def test_a_cluster_that_somebody_uses_is_skipped_and_nothing_is_touched(labs: La
     bed.on(last, "mkdir -p /tmp/nx8.lock && cat > /tmp/nx8.lock/owner.json", stdin=owner.encode())
     runs = len(list(bed.workspace.runs.glob("2*")))
     try:
-        code, stdout, stderr = ended(nightly(bed, "lab", "--quiet"))
+        code, stdout, stderr = ended(nightly(bed, "lab", "--quiet"), limit_s=DEADLINE_S)
         assert code == 6, stdout + stderr
         assert stdout == ""
-        code, stdout, _ = ended(nightly(bed, "lab", "--quiet"))
+        code, stdout, _ = ended(nightly(bed, "lab", "--quiet"), limit_s=DEADLINE_S)
         assert code == 6
         assert stdout.startswith("BUSY 2 nights in a row")
         assert "theirs" in stdout
@@ -103,7 +86,7 @@ def test_a_bad_node_is_replaced_by_the_spare_and_the_result_says_so(labs: Labs) 
     file.write_text(f"{head}nodes:\n{''.join(ones[:2])}spares:\n{ones[2]}{rest}", "utf-8")
     try:
         faults.stop_daemon(bed.nodes[1], "dockerd")
-        code, stdout, stderr = ended(nightly(bed))
+        code, stdout, stderr = ended(nightly(bed), limit_s=DEADLINE_S)
     finally:
         faults.start_daemons(bed.nodes[1])
         box.await_ready(bed.lab, bed.nodes[1])
@@ -122,7 +105,7 @@ def test_a_bad_node_is_replaced_by_the_spare_and_the_result_says_so(labs: Labs) 
 @pytest.mark.timeout(3600)
 def test_nights_ended_at_ten_random_moments_leave_a_report_and_no_container(labs: Labs) -> None:
     bed = labs(VENDOR)
-    assert ended(nightly(bed))[0] == 0  # the image is on the nodes
+    assert ended(nightly(bed), limit_s=DEADLINE_S)[0] == 0  # the image is on the nodes
     rng = random.Random(20261121)
     for _ in range(10):
         before = len(nights(bed))
@@ -135,7 +118,7 @@ def test_nights_ended_at_ten_random_moments_leave_a_report_and_no_container(labs
             process.wait(timeout=rng.uniform(0, 40))
         how = rng.choice([signal.SIGTERM, signal.SIGINT])
         process.send_signal(how)
-        code, _, stderr = ended(process)
+        code, _, stderr = ended(process, limit_s=DEADLINE_S)
         assert code in (128 + how, 0), stderr
         assert left_on(bed) == []
         night = json.loads((nights(bed)[-1] / "night.json").read_bytes())

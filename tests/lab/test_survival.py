@@ -23,6 +23,7 @@ from orchestrator import failpoints
 from orchestrator.lab import faults
 from tests.lab.oracle import undisturbed
 from tests.lab.test_rehearsal import VENDOR, nx8
+from tests.starting import hear_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,11 +116,6 @@ class Controller:
 
     def drops(self) -> int:
         return sum(one["link_drops"] for one in self.containers().values())
-
-
-def hear_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def start(bed: Any, *words: str, verb: str = "run", failpoint: str | None = None) -> Controller:

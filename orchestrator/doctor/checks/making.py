@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from orchestrator.doctor.findings import Check, Owner
+from functools import partial
+
+from orchestrator.doctor.findings import Check, Owner, Severity
 from orchestrator.messages import Message
 
 
@@ -19,7 +21,8 @@ def unasked(name: str, zh: str, en: str) -> Check:
     return Check(name=name, severity="unasked", message=Message(zh, en))
 
 
-def warn(
+def _problem(
+    severity: Severity,
     name: str,
     code: str,
     zh: str,
@@ -31,7 +34,7 @@ def warn(
 ) -> Check:
     return Check(
         name=name,
-        severity="warn",
+        severity=severity,
         code=code,
         message=Message(zh, en),
         owner=owner,
@@ -40,25 +43,8 @@ def warn(
     )
 
 
-def bad(
-    name: str,
-    code: str,
-    zh: str,
-    en: str,
-    *,
-    owner: Owner = "node",
-    fix: Message | str | None,
-    shown: str = "",
-) -> Check:
-    return Check(
-        name=name,
-        severity="bad",
-        code=code,
-        message=Message(zh, en),
-        owner=owner,
-        fix=both(fix) if isinstance(fix, str) else fix,
-        shown=shown,
-    )
+warn = partial(_problem, "warn")
+bad = partial(_problem, "bad")
 
 
 def missed(name: str, why: str) -> Check:

@@ -115,7 +115,16 @@ def trains_here(seen: Seen) -> Iterator[Check]:
 def docker(seen: Seen) -> Iterator[Check]:
     said = seen.docker
     if said is None:
-        yield missed("docker", seen.missed.get("docker", "?"))
+        # A run asks the same, and gets no further than this.
+        why = seen.missed.get("docker", "?")
+        yield bad(
+            "docker",
+            "E233",
+            f"docker 没有应答：{why}",
+            f"docker gave no answer: {why}",
+            fix=seen.there("systemctl restart docker", "journalctl -n 20 -u docker", root=True),
+            shown="?",
+        )
     elif said.code == "E231":
         yield bad(
             "docker",
@@ -184,6 +193,9 @@ def runtime(seen: Seen, wanted: Expected) -> Iterator[Check]:
             fix=seen.there("cat /etc/docker/daemon.json", "systemctl restart docker", root=True),
             shown=asked,
         )
+        return
+    if vendor.docker.gpus and "examine" in seen.missed:
+        yield missed("runtime", seen.missed["examine"])
         return
     if vendor.docker.gpus and not (seen.looked.get("programs") or {}).get(GPUS_HOOK):
         yield bad(

@@ -53,9 +53,10 @@ def facts_of(seen: Seen, wanted: Expected) -> dict[str, str]:
     found["links"] = ", ".join(
         f"{one.links}× {one.kind}" + (f" {one.rate_gbps:g} Gb/s" if one.rate_gbps else "") for one in links
     )
-    for tag, image in seen.images.items():
+    for one in wanted.images:
+        image = seen.images.get(one.tag)
         if image is not None:
-            found["image"] = f"{tag} {image.id[:19]}"
+            found["image"] = f"{one.tag} {image.id[:19]}"
     return {name: str(value) for name, value in found.items() if value}
 
 

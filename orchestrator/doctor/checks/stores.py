@@ -154,6 +154,56 @@ def data(seen: Seen, wanted: Expected) -> Iterator[Check]:
         yield ok("data", zh, en)
 
 
+def registry(seen: Seen, wanted: Expected) -> Iterator[Check]:
+    """Whether what the node has to pull can be had: by a connection, as far as no proxy stands between."""
+    if wanted.is_local:
+        return
+    if not wanted.registries:
+        yield unasked("registry", "不用镜像仓库", "no registry is needed")
+        return
+    site = wanted.cluster.site
+    if site.http_proxy or site.https_proxy or (seen.engine is not None and seen.engine.proxied):
+        yield unasked("registry", "经由代理，未检查", "behind a proxy: not tried")
+        return
+    told = seen.looked.get("registries")
+    if told is None:
+        yield missed("registry", seen.missed.get("examine", "?"))
+        return
+    names = ", ".join(wanted.registries)
+    lost = {place: why for place, why in told.items() if why is not None}
+    if not lost:
+        yield ok("registry", f"可达：{names}", f"reached: {names}")
+        return
+    if seen.engine is None:
+        yield unasked("registry", "docker 不可用，未检查", "not looked at: docker does not work")
+        return
+    if "images" in seen.missed:
+        yield missed("registry", seen.missed["images"])
+        return
+    lacking = _to_be_pulled(seen, wanted)
+    if not lacking:
+        yield ok("registry", "不可达，但镜像已在节点上", "not reached, but the images are there already")
+    for place, why in lost.items() if lacking else ():
+        yield (bad if wanted.pulled is not None else warn)(
+            "registry",
+            "E261",
+            f"连不上镜像仓库 {place}：{why}；节点上没有 {lacking}",
+            f"the registry {place} is not reached: {why}; {lacking} is not on the node",
+            fix=seen.there(f"curl -sS -m 10 -o /dev/null https://{place}/v2/"),
+            shown=place,
+        )
+
+
+def _to_be_pulled(seen: Seen, wanted: Expected) -> str | None:
+    """The first image that has to come from a registry, as far as the node says what it holds."""
+    if wanted.pulled is not None:
+        return wanted.pulled if seen.images.get(wanted.pulled) is None else None
+    absent = (
+        one.base for one in wanted.images if not (seen.images.get(one.tag) or seen.images.get(one.base))
+    )
+    return next(absent, None)
+
+
 def image(seen: Seen, wanted: Expected) -> Iterator[Check]:
     if wanted.is_local:
         return

@@ -1,12 +1,12 @@
-"""How the node's system is set: clock, names, network, and what slows training down. Pure."""
+"""How the node's system is set: clock, names, the way to its peers, and what slows training down. Pure."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING
 
-from orchestrator import facts
-from orchestrator.doctor.checks.making import bad, missed, ok, warn
+from orchestrator.doctor.checks.making import bad, missed, ok, unasked, warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -82,74 +82,6 @@ def names(seen: Seen) -> Iterator[Check]:
         )
     if not problems:
         yield ok("names", "名字都能解析", "all names resolve")
-
-
-def network(seen: Seen, wanted: Expected) -> Iterator[Check]:
-    """The device that ranks talk through, and RDMA ports."""
-    interface = wanted.cluster.interface
-    machine = facts.machine(seen.texts, interface=interface)
-    problems = [*_interface(seen, interface), *_ports(seen)]
-    if problems:
-        yield from problems
-        return
-    said = (
-        ", ".join(
-            f"{one.links}× {one.kind} {one.interface}" + (f" {one.rate_gbps:g} Gb/s" if one.rate_gbps else "")
-            for one in machine.network
-        )
-        or "–"
-    )
-    fast = max((one.rate_gbps or 0 for one in machine.network), default=0)
-    yield ok("network", said, said, shown=f"{fast:g}G" if fast else "")
-
-
-def _interface(seen: Seen, interface: str | None) -> Iterator[Check]:
-    if interface is None or not seen.texts:
-        return
-    folder = f"/sys/class/net/{interface}"
-    if f"{folder}/type" not in seen.texts:
-        yield bad(
-            "network",
-            "E228",
-            f"没有网络设备 {interface}",
-            f"there is no network device {interface}",
-            owner="user",
-            fix=seen.there("ip -br link"),
-            shown=interface,
-        )
-        return
-    state = seen.texts.get(f"{folder}/operstate", "").strip()
-    if state in ("down", "lowerlayerdown", "dormant", "notpresent"):
-        yield bad(
-            "network",
-            "E228",
-            f"网络设备 {interface} 状态 {state}",
-            f"the network device {interface} is {state}",
-            fix=seen.there(f"ip link set {interface} up", root=True),
-            shown=state,
-        )
-
-
-def _ports(seen: Seen) -> Iterator[Check]:
-    """RDMA ports that are there and carry nothing."""
-    down = []
-    for path, text in sorted(seen.texts.items()):
-        match = re.fullmatch(r"/sys/class/infiniband/([^/]+)/ports/([^/]+)/state", path)
-        if match and "ACTIVE" not in text:
-            down.append(f"{match[1]}:{match[2]} {text.strip().partition(': ')[2] or text.strip()}")
-    active = any(
-        "ACTIVE" in text for path, text in seen.texts.items() if re.search(r"/infiniband/.*/state$", path)
-    )
-    if down:
-        shown = ", ".join(down[:4])
-        yield warn(
-            "network",
-            "E228",
-            f"RDMA 端口未激活：{shown}" + ("" if active else "（没有一个激活）"),
-            f"RDMA ports are not active: {shown}" + ("" if active else " (none is)"),
-            fix=seen.there("ibstat || rdma link"),
-            shown=down[0].partition(" ")[0],
-        )
 
 
 def system(seen: Seen) -> Iterator[Check]:
@@ -236,6 +168,18 @@ def peers(seen: Seen, wanted: Expected, nodes: Sequence[Seen]) -> Iterator[Check
     """Whether ranks could meet: the port, and every other node's way here and from here. A node that none of
     several others reaches is the one that is told; else the one that does not get through.
     """
+    lacking = wanted.no_address.get(seen.name)
+    if lacking is not None:
+        yield bad(
+            "peers",
+            lacking.code,
+            f"rank 没有会合的地址：{lacking.message}",
+            f"there is no address where ranks could meet: {lacking.message}",
+            owner="user",
+            fix=f"grep -n {shlex.quote(seen.name)} cluster/{wanted.cluster_name}.yaml ~/.ssh/config",
+            shown="address",
+        )
+        return
     if seen.met is None:
         why = seen.missed.get("meet")
         if why is not None:
@@ -249,16 +193,18 @@ def peers(seen: Seen, wanted: Expected, nodes: Sequence[Seen]) -> Iterator[Check
     cut_off = {one.name for one in nodes if _is_cut_off(one, nodes)}
     if seen.name in cut_off:
         problems.append(_cut_off(seen, wanted, nodes))
-    by_name = {one.name: one for one in nodes}
+    others = [one for one in nodes if one.met is not None and one.name != seen.name]
     problems += [
-        _unreached(seen, wanted, by_name[name], why)
-        for name, why in sorted(seen.met.why.items())
-        if name not in seen.met.reached and name not in cut_off and seen.name not in cut_off
+        _unreached(seen, wanted, one, seen.met.why.get(one.name, "no answer"))
+        for one in others
+        if one.name not in seen.met.reached and one.name not in cut_off and seen.name not in cut_off
     ]
     if problems:
         yield from problems
+    elif not others:
+        yield unasked("peers", "没有其他节点可连", "no other node was there to be reached")
     else:
-        number = len(seen.met.reached)
+        number = len(others)
         yield ok("peers", f"能连到其余 {number} 个节点", f"reaches the {number} others", shown=str(number))
 
 
@@ -273,9 +219,7 @@ def _is_cut_off(seen: Seen, nodes: Sequence[Seen]) -> bool:
 
 
 def _fabric(wanted: Expected, name: str) -> str:
-    return next(
-        (node.fabric_address or node.address for node in wanted.cluster.nodes if node.name == name), name
-    )
+    return wanted.addresses.get(name, name)
 
 
 def _cut_off(seen: Seen, wanted: Expected, nodes: Sequence[Seen]) -> Check:

@@ -35,8 +35,9 @@ from orchestrator.errors import Exit
 from orchestrator.selection import site_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from orchestrator.doctor.deep.running import Place
     from orchestrator.workspace import Workspace
 
 LEAST_S = 2.0
@@ -67,9 +68,18 @@ class Depth:
     stored: tuple[str, ...] = ()
 
     @property
+    def between(self) -> tuple[Reduced, ...]:
+        """All-reduces between nodes, each once: of two nodes the one pair is the whole."""
+        whole = () if self.whole is None or self.whole in self.pairs else (self.whole,)
+        return (*self.pairs, *whole)
+
+    @property
     def exit_code(self) -> Exit:
-        """3 when a planned node was not measured; a device that stands out is a warning."""
-        return Exit.PREFLIGHT if self.skipped or self.failed else Exit.OK
+        """3 when a planned node, or a sum between nodes, was not measured; a device that stands out is a
+        warning.
+        """
+        lacking = any(one.figure.value is None for one in self.between)
+        return Exit.PREFLIGHT if self.skipped or self.failed or lacking else Exit.OK
 
 
 def measured(
@@ -97,9 +107,6 @@ def measured(
     }
     names = tuple(node.name for node in findings.nodes if node.name not in skipped)
     site = Site.of(workspace, site_of(workspace, vendor=vendor, cluster=cluster), cases=cases)
-    devices: list[Measured] = []
-    pairs: list[Reduced] = []
-    whole: Reduced | None = None
     failed: dict[str, str] = {}
     with ExitStack() as exits:
         place = exits.enter_context(opened(workspace, site, names, skipped))
@@ -108,20 +115,10 @@ def measured(
         found = place.run([_job((name,), NODE_FIGURES, least_s) for name in names], tell=failed)
         devices = [one for ones in found for one in ones]
         able = tuple(name for name in names if name not in failed)
-        for at_once in rounds(able):
-            say(f"all-reduce between {', '.join('+'.join(pair) for pair in at_once)}")
-            jobs = [_job(pair, (REDUCE,), least_s) for pair in at_once]
-            heard = place.run(jobs, tell={})
-            pairs += [reduced(pair, ones) for pair, ones in zip(at_once, heard, strict=True)]
-        if len(able) > 2:
-            say(f"all-reduce over {len(able)} nodes")
-            (ones,) = place.run([_job(able, (REDUCE,), least_s)], tell={})
-            whole = reduced(able, ones)
-        elif len(able) == 2:
-            whole = pairs[0]
+        pairs, whole = between(place, able, site.devices, least_s=least_s, say=say)
         images = place.images
     by_node = {name: [one for one in devices if one.node == name] for name in able}
-    within = tuple(reduced((name,), ones) for name, ones in by_node.items())
+    within = tuple(reduced((name,), ones, devices_per_node=site.devices) for name, ones in by_node.items())
     stored = _kept(workspace, by_node, images, findings, at)
     return Depth(
         findings=findings,
@@ -132,11 +129,37 @@ def measured(
         within=within,
         pairs=tuple(pairs),
         whole=whole,
-        outliers=all_outliers(devices, pairs),
+        outliers=all_outliers(devices, within, pairs),
         skipped=skipped,
         failed=failed,
         stored=stored,
     )
+
+
+def between(
+    place: Place, nodes: tuple[str, ...], num_devices: int, *, least_s: float, say: Callable[[str], None]
+) -> tuple[list[Reduced], Reduced | None]:
+    """All-reduce of every pair of nodes, round by round, and of all of them; without a value, with its
+    reason, where a node of it failed.
+    """
+
+    def at_once(groups: Sequence[tuple[str, ...]]) -> list[Reduced]:
+        unheard: dict[str, str] = {}
+        heard = place.run([_job(group, (REDUCE,), least_s) for group in groups], tell=unheard)
+        return [
+            reduced(group, ones, devices_per_node=num_devices, unheard=unheard)
+            for group, ones in zip(groups, heard, strict=True)
+        ]
+
+    pairs: list[Reduced] = []
+    for one_round in rounds(nodes):
+        say(f"all-reduce between {', '.join('+'.join(pair) for pair in one_round)}")
+        pairs += at_once(one_round)
+    if len(nodes) < 3:
+        return pairs, pairs[0] if pairs else None
+    say(f"all-reduce over {len(nodes)} nodes")
+    (whole,) = at_once([nodes])
+    return pairs, whole
 
 
 def _job(nodes: tuple[str, ...], figures: tuple[str, ...], least_s: float) -> Job:

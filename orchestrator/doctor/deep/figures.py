@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
 #: Codes of docs/errors.md: a node that was not measured, a measurement that failed, a slow one, no image.
 NOT_MEASURED, FAILED, STANDS_OUT, NO_IMAGE = "E850", "E851", "E852", "E853"
@@ -23,6 +23,8 @@ NODE_FIGURES = (
     "all_reduce",
 )
 REDUCE = "all_reduce"
+#: The same between nodes, as it is called among outliers.
+BETWEEN = "all_reduce between nodes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +56,25 @@ class Measured:
 
 
 def read(
-    text: bytes, *, nonce: str, node: str, wanted: Iterable[str], least_s: float
+    text: bytes, *, nonce: str, node: str, wanted: Iterable[str], least_s: float, num_devices: int
 ) -> tuple[Measured, ...]:
-    """The devices of a node, by the one line that the program printed. Raises ValueError for another."""
+    """The devices of a node, by the one line that the program printed. Raises ValueError for another, and for
+    one that does not speak of exactly `num_devices`.
+    """
     lines = text.decode("utf-8", "replace").strip().splitlines()
     found = json.loads(lines[-1]) if lines else None
     if not isinstance(found, dict) or found.get("nonce") != nonce or not isinstance(found.get("ranks"), list):
         raise ValueError("the measuring program did not answer as it should")
+    if len(found["ranks"]) != num_devices:
+        raise ValueError(_answered(len(found["ranks"]), num_devices))
     names = tuple(wanted)
     return tuple(_measured(one, node, names, least_s) for one in found["ranks"])
+
+
+def _answered(number: int, planned: int) -> str:
+    if number > planned:
+        return f"{number} ranks answered, {planned} were asked"
+    return f"only {number} of {planned} ranks answered"
 
 
 def _measured(said: Any, node: str, names: tuple[str, ...], least_s: float) -> Measured:
@@ -124,11 +136,24 @@ class Reduced:
     figure: Figure
 
 
-def reduced(nodes: tuple[str, ...], ones: Iterable[Measured]) -> Reduced:
+def reduced(
+    nodes: tuple[str, ...],
+    ones: Iterable[Measured],
+    *,
+    devices_per_node: int,
+    unheard: Mapping[str, str] | None = None,
+) -> Reduced:
+    """`unheard`: node → what went wrong there. A sum is a figure only where every rank of it answered."""
     figures = [one.figures.get(REDUCE) or Figure(value=None, reason="it was not measured") for one in ones]
+    silent = "; ".join(f"{node}: {why}" for node, why in (unheard or {}).items() if node in nodes)
+    planned = len(nodes) * devices_per_node
+    if silent or len(figures) != planned:
+        return Reduced(
+            nodes=nodes, figure=Figure(value=None, reason=silent or _answered(len(figures), planned))
+        )
     lacking = next((figure for figure in figures if figure.value is None), None)
-    if lacking is not None or not figures:
-        return Reduced(nodes=nodes, figure=lacking or Figure(value=None, reason="it was not measured"))
+    if lacking is not None:
+        return Reduced(nodes=nodes, figure=lacking)
     return Reduced(nodes=nodes, figure=min(figures, key=lambda figure: figure.value or 0.0))
 
 
@@ -175,31 +200,24 @@ def outliers(figure: str, values: Iterable[tuple[tuple[str, ...], int | None, fl
     )
 
 
-def all_outliers(devices: Iterable[Measured], pairs: Iterable[Reduced]) -> tuple[Outlier, ...]:
+def all_outliers(
+    devices: Sequence[Measured], within: Iterable[Reduced], pairs: Iterable[Reduced]
+) -> tuple[Outlier, ...]:
     """Of every figure of every device, of the nodes' own all-reduce, and of pairs of nodes."""
-    ones = list(devices)
     found: list[Outlier] = []
     for name in NODE_FIGURES:
         if name == REDUCE:
             continue
         values = [
             ((one.node,), one.index, figure.value)
-            for one in ones
+            for one in devices
             if (figure := one.figures.get(name)) is not None and figure.value is not None
         ]
         found += outliers(name, values)
-    by_node = {
-        node: reduced((node,), [one for one in ones if one.node == node])
-        for node in dict.fromkeys(one.node for one in ones)
-    }
-    found += outliers(
-        REDUCE,
-        [(one.nodes, None, one.figure.value) for one in by_node.values() if one.figure.value is not None],
-    )
-    found += outliers(
-        "all_reduce between nodes",
-        [(one.nodes, None, one.figure.value) for one in pairs if one.figure.value is not None],
-    )
+    for name, ones in ((REDUCE, within), (BETWEEN, pairs)):
+        found += outliers(
+            name, [(one.nodes, None, one.figure.value) for one in ones if one.figure.value is not None]
+        )
     return tuple(found)
 
 

@@ -115,7 +115,14 @@ class Site:
     def read(self, text: bytes, job: Job, node: str) -> tuple[Measured, ...]:
         """Raises ValueError."""
         wanted = job.wanted
-        return read(text, nonce=wanted.nonce, node=node, wanted=wanted.figures, least_s=wanted.least_s)
+        return read(
+            text,
+            nonce=wanted.nonce,
+            node=node,
+            wanted=wanted.figures,
+            least_s=wanted.least_s,
+            num_devices=self.devices,
+        )
 
 
 class Place(Protocol):

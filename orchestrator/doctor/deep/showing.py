@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.doctor.deep.figures import DTYPES, REDUCE, STANDS_OUT
+from orchestrator.doctor.deep.figures import BETWEEN, DTYPES, FAILED, REDUCE, STANDS_OUT
 from orchestrator.doctor.document import document as looked
 from orchestrator.doctor.table import cells, pad
+from orchestrator.errors import worst
 from orchestrator.messages import translated
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ WORDS = {
         "host_to_device": "主机→卡",
         "device_to_host": "卡→主机",
         REDUCE: "节点内 all-reduce",
-        "all_reduce between nodes": "节点间 all-reduce",
+        BETWEEN: "节点间 all-reduce",
         "device": "加速卡",
         "nodes": "节点",
     },
@@ -39,7 +40,7 @@ WORDS = {
         "host_to_device": "host→device",
         "device_to_host": "device→host",
         REDUCE: "all-reduce in the node",
-        "all_reduce between nodes": "all-reduce between nodes",
+        BETWEEN: "all-reduce between nodes",
         "device": "device",
         "nodes": "nodes",
     },
@@ -53,7 +54,7 @@ def text(depth: Depth, language: Language = "en") -> str:
     if depth.devices:
         lines += [*_devices(depth.devices, language), ""]
         lines += [*_reduces(depth), ""]
-        lines += [*_reasons(depth.devices, language)]
+        lines += [*_reasons(depth, language)]
     lines += [f"! {_outlier(one, language)}" for one in depth.outliers]
     lines += [f"✗ {node} {why}" for node, why in (depth.skipped | depth.failed).items()]
     lines += _closing(depth, zh=zh)
@@ -108,21 +109,15 @@ _NONE = _Nothing()
 
 def _reduces(depth: Depth) -> list[str]:
     head = ["all-reduce", "algbw GB/s", "busbw GB/s", "MiB", "rank"]
-    ones = [*depth.within, *depth.pairs]
-    if depth.whole is not None and len(depth.whole.nodes) > 2:
-        ones.append(depth.whole)
-    rows = [_reduce(one) for one in ones]
+    rows = [_reduce(one) for one in (*depth.within, *depth.between)]
     return table([head, *rows]) if rows else []
 
 
 def _reduce(one: Reduced) -> list[str]:
     figure = one.figure
     size, ranks = figure.details.get("bytes"), figure.details.get("ranks")
-    where = (
-        "+".join(one.nodes) if len(one.nodes) < 3 else f"{one.nodes[0]} … {one.nodes[-1]} ({len(one.nodes)})"
-    )
     return [
-        where,
+        _group(one.nodes),
         number(figure.algbw),
         number(figure.busbw),
         f"{size / 2**20:g}" if isinstance(size, int) else "–",
@@ -130,17 +125,27 @@ def _reduce(one: Reduced) -> list[str]:
     ]
 
 
-def _reasons(devices: Sequence[Measured], language: Language) -> list[str]:
-    """Why figures are missing, each reason once with the devices it is true of."""
+def _group(nodes: tuple[str, ...]) -> str:
+    return "+".join(nodes) if len(nodes) < 3 else f"{nodes[0]} … {nodes[-1]} ({len(nodes)})"
+
+
+def _reasons(depth: Depth, language: Language) -> list[str]:
+    """Why figures are missing, each reason once with the devices, or the nodes, it is true of."""
     found: dict[tuple[str, str], list[str]] = {}
-    for one in devices:
+    for one in depth.devices:
         for name, figure in one.figures.items():
             if figure.value is None and figure.reason:
                 found.setdefault((name, figure.reason), []).append(f"{one.node}:{one.index}")
     lines = []
     for (name, reason), ones in found.items():
-        where = "" if len(ones) == len(devices) else f" {', '.join(ones)}"
+        where = "" if len(ones) == len(depth.devices) else f" {', '.join(ones)}"
         lines.append(f"– {label(name, language)}{where}: {translated(reason, language)}")
+    lines += [
+        f"✗ {_group(one.nodes)} {FAILED} {label(BETWEEN, language)}:"
+        f" {translated(one.figure.reason or '?', language)}"
+        for one in depth.between
+        if one.figure.value is None
+    ]
     return [*lines, ""] if lines else []
 
 
@@ -167,11 +172,13 @@ def _closing(depth: Depth, *, zh: bool) -> list[str]:
         )
     number_out, code = len(depth.outliers), int(depth.exit_code)
     unmeasured = len(depth.skipped | depth.failed)
-    lines.append(
-        f"{number_out} 处明显偏慢，{unmeasured} 个节点未测（退出码 {code}）"
-        if zh
-        else f"{number_out} stand out, {unmeasured} nodes not measured (exit {code})"
-    )
+    sums = sum(one.figure.value is None for one in depth.between)
+    if zh:
+        more = f"，{sums} 项节点间 all-reduce 未测得" if sums else ""
+        lines.append(f"{number_out} 处明显偏慢，{unmeasured} 个节点未测{more}（退出码 {code}）")
+    else:
+        more = f", {sums} all-reduces between nodes not measured" if sums else ""
+        lines.append(f"{number_out} stand out, {unmeasured} nodes not measured{more} (exit {code})")
     return lines
 
 
@@ -187,7 +194,7 @@ def document(depth: Depth) -> dict[str, Any]:
     """`nx8 doctor --deep --json`: the first look's document with `deep` beside."""
     return {
         **looked(depth.findings),
-        "exit_code": max(int(depth.exit_code), int(depth.findings.exit_code)),
+        "exit_code": worst((int(depth.findings.exit_code), int(depth.exit_code))),
         "deep": {
             "at_utc": depth.at_utc,
             "seconds": depth.seconds,
