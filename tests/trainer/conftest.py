@@ -58,6 +58,9 @@ class Running:
         self.process.stderr.close()
         return Result(self.output, code, stderr)
 
+    def records(self, rank: int, event: str) -> list[dict[str, Any]]:
+        return [r for r in read_records(self.output, rank) if r["event"] == event]
+
     def await_record(self, rank: int, event: str, **values: Any) -> dict[str, Any]:
         def find() -> dict[str, Any] | None:
             for record in read_records(self.output, rank):

@@ -209,6 +209,9 @@ def test_a_rank_that_stands_still_is_named_with_its_groups(bench, rank):
     pid = running.await_record(rank, "hello")["pid"]
     running.await_record(rank, "step", step=3)
     os.kill(pid, signal.SIGSTOP)
+    last = running.records(rank, "step")[-1]["step"]
+    for other in set(range(8)) - {rank}:  # all come as far as the one that stands still
+        running.await_record(other, "step", step=last)
     running.process.terminate()  # what follow.py does when no step comes any more
     judgement, _ = seen_of(cell, running.wait(), stopped="stall")
     assert judgement.verdict is Verdict.FAILED
