@@ -154,6 +154,7 @@ def test_a_node_that_another_run_holds_is_busy_and_nothing_is_touched(labs: Labs
 
 def test_a_build_that_fails_is_exit_5_with_its_last_lines_and_no_container(labs: Labs) -> None:
     bed = labs(VENDOR)
+    before = [bed.on(node, "docker ps -aq").split() for node in bed.nodes]
     template = bed.workspace.vendors / VENDOR / "Dockerfile.j2"
     text = template.read_text("utf-8")
     program = (
@@ -171,7 +172,7 @@ def test_a_build_that_fails_is_exit_5_with_its_last_lines_and_no_container(labs:
     assert "said 20." not in done.stderr
     assert left_on(bed) == []
     # Nor one of the builder's own, which has no label of ours.
-    assert [bed.on(node, "docker ps -aq").split() for node in bed.nodes] == [[], [], []]
+    assert [bed.on(node, "docker ps -aq").split() for node in bed.nodes] == before
 
 
 def other_cluster(bed: Any, name: str, change: Callable[[str], str]) -> None:
