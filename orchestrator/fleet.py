@@ -306,7 +306,9 @@ class Fleet:
             self._view.phase(
                 "warning", f"{name} is let go by its own lease, within {after:g} s; see `nx8 ps`, `nx8 clean`"
             )
-        self.tell("released", nodes=[name for name in free if name not in silent], kept=kept)
+        # False: the lock was not ours any more, as the node had ended our part.
+        released = [name for name, value in heard.items() if value is True]
+        self.tell("released", nodes=released, kept=[*kept, *silent])
 
 
 def resumed(pool: Pool, leases: Mapping[str, Lease], run_id: str) -> None:

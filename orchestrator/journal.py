@@ -149,7 +149,6 @@ class Past:
     begun: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     started: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     ended: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    stopped: str | None = None
     closed: str | None = None
     drops: int = 0
     controllers: int = 0
@@ -168,7 +167,6 @@ class Past:
             begun=named["cell"],
             started=named["started"],
             ended=named["ended"],
-            stopped=last["stopping"]["why"] if "stopping" in last else None,
             closed=last["closed"]["state"] if "closed" in last else None,
             drops=sum(one["event"] == "drop" for one in entries),
             controllers=sum(one["event"] == "controller" for one in entries),

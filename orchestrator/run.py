@@ -277,6 +277,9 @@ def closing(going: Going) -> Iterator[None]:
         state = "lost" if "E251" in codes else "left" if "E260" in codes else "failed"
         going.journal.add("closed", state=state, why=codes)
         raise
+    except BaseException as error:  # a bug of ours: what it held is let go all the same
+        going.journal.add("closed", state="failed", why=[type(error).__name__])
+        raise
 
 
 def finished(going: Going) -> None:

@@ -13,14 +13,14 @@ import pytest
 
 from orchestrator.containers import nodes_of
 from orchestrator.containers.salvaging import salvaged
-from orchestrator.errors import PreflightError, Problem
+from orchestrator.errors import ConfigError, PreflightError, Problem
 from orchestrator.journal import Journal, Past, read
 from orchestrator.lease import LOCK
 from orchestrator.remote.errors import LinkLost
 from orchestrator.remote.remote import LeaseState
 from orchestrator.results import RunFolder
-from orchestrator.resume import lost
-from orchestrator.run import Going, Phases, executed, reported
+from orchestrator.resume import lost, refuse
+from orchestrator.run import Going, Phases, closing, executed, reported
 from orchestrator.signals import Signals
 from tests.cellmaker import Made, honest, make_cell, write_run
 from tests.test_containers import DEADLINE_S, ID, LAUNCH, Machine, Pool
@@ -281,3 +281,13 @@ def test_what_cannot_be_brought_home_is_said_with_where_it_lies(tmp_path: Path) 
     _, (line,) = salvage(Left(files={}), tmp_path)
     assert "copies differ from the node's: launcher.log" in line
     assert (here / "launcher.log").read_bytes() == b"kept"
+
+
+def test_a_run_that_ends_by_a_bug_of_ours_has_failed_and_is_not_orphaned(going: Goings) -> None:
+    one = going(honest())
+    with pytest.raises(ZeroDivisionError), closing(one):
+        raise ZeroDivisionError
+    past = Past.of(read(one.folder.journal))
+    assert past.closed == "failed"
+    with pytest.raises(ConfigError, match=r"E254.*it is failed"):
+        refuse(replace(one.planned, transport="ssh"), one.folder, past)
