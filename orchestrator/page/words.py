@@ -1,4 +1,4 @@
-"""The page's own words in Chinese and English, by key; the report's are in messages.py."""
+"""The page's own words in Chinese and English, by key; the reports' are in messages/."""
 
 from __future__ import annotations
 
