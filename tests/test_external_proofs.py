@@ -35,17 +35,28 @@ def cell_of_a_program(measured: int = MEASURED) -> Cell:
 
 
 def printed(
-    claims_s: Sequence[float], gaps_s: Sequence[float], *, counts: str = COUNTS, line: str = LINE
+    claims_s: Sequence[float],
+    gaps_s: Sequence[float],
+    *,
+    counts: str = COUNTS,
+    line: str = LINE,
+    skipped: Sequence[int] = (),
 ) -> Evidence:
     """A program of one line an iteration: what it says each measured one took, and what that line came after
-    the one before; the warm-up's iterations take as long as the first of each.
+    the one before; the warm-up's iterations take as long as the first of each. Of those that it `skipped` it
+    prints no loss.
     """
     cell = cell_of_a_program(len(claims_s))
     gbs, total = cell.job.batch.global_batch_size, cell.job.steps.total
     claims_s, gaps_s = [claims_s[0]] * WARMUP + [*claims_s], [gaps_s[0]] * WARMUP + [*gaps_s]
     text, came, records = "", 1010.0, []
     for n, (claim_s, gap_s) in enumerate(zip(claims_s, gaps_s, strict=True), start=1):
-        text += line.format(n, total, n * gbs, 1000 * claim_s, gbs, counts)
+        one = line.format(n, total, n * gbs, 1000 * claim_s, gbs, counts)
+        if n in skipped:
+            one = one.replace(" lm loss: 5.000000E+00 |", "").replace(
+                "skipped iterations:   0", "skipped iterations:   1"
+            )
+        text += one
         came += gap_s
         records.append({"event": "output", "bytes": len(text), "lines": n, "end_s": came})
     last = cell.world_size - 1
@@ -103,6 +114,25 @@ def test_iterations_that_do_not_count_nan_or_skipped_ones_prove_nothing(said: st
     assert external.losses_finite(printed([1.0] * 4, [1.0] * 4))[0] == []
     faults, _ = external.losses_finite(printed([1.0] * 4, [1.0] * 4, counts=said))
     assert faults == ["6 iterations do not count nan and skipped ones, first 1"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "skipped", "faults"),
+    [
+        ("fp16", (1, 2), []),
+        ("bf16", (1,), ["rank 1: 1 of 6, first null at step 1", "1 skipped iterations"]),
+        ("fp16", (2, 3), ["rank 1: 1 of 5, first null at step 3", "1 skipped iterations"]),
+    ],
+)
+def test_only_float16_may_skip_and_only_in_its_warm_up(
+    dtype: str, skipped: tuple[int, ...], faults: list[str]
+) -> None:
+    evidence = printed([1.0] * 4, [1.0] * 4, skipped=skipped)
+    precision = replace(evidence.cell.job.precision, compute_dtype=dtype)
+    cell = replace(evidence.cell, job=replace(evidence.cell.job, precision=precision))
+    found, seen = external.losses_finite(replace(evidence, cell=cell))
+    assert found == faults
+    assert seen.startswith(f"{6 - len([n for n in skipped if n <= WARMUP and dtype == 'fp16'])} losses")
 
 
 def test_what_one_log_said_is_counted_once() -> None:

@@ -131,13 +131,15 @@ def log_settings(evidence: Evidence) -> Finding:
 
 def losses_finite(evidence: Evidence) -> Finding:
     """And no iteration had a NaN or was skipped, as the program counts them: one that does not count proves
-    nothing. float16's loss scale has to be found first: it may skip during the warm-up.
+    nothing. float16's loss scale has to be found first: it may skip during the warm-up, and of what it skips
+    Megatron prints no loss.
     """
-    faults, seen = training.losses_finite(evidence)
     job = evidence.cell.job
     printed = evidence.programs.get(reporting_rank(evidence.cell))
     lines = iterations(printed) if printed else ()
     free = job.steps.warmup_steps if job.precision.compute_dtype == "fp16" else 0
+    excused = frozenset(line.step for line in lines if line.step and line.step <= free and line.skipped)
+    faults, seen = training.losses_finite(evidence, excused=excused)
     counts = {
         "nan": sum(line.nan or 0 for line in lines),
         "skipped": sum(line.skipped or 0 for line in lines if (line.step or 0) > free),
