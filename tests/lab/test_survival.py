@@ -315,6 +315,7 @@ def events_there(bed: Any, run: Controller) -> dict[str, str]:
     return {path.removeprefix("./"): digest for digest, path in map(str.split, lines)}
 
 
+@pytest.mark.slow
 def test_what_lay_on_nodes_only_comes_home_with_a_resume_that_comes_too_late(bed: Any) -> None:
     with undisturbed(bed):
         run = start(bed, "--steps", "900")
