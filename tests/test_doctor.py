@@ -21,7 +21,7 @@ from orchestrator.doctor.checks import judged
 from orchestrator.doctor.expected import Expected, WantedFile, WantedImage
 from orchestrator.doctor.expected import expected as expected_of
 from orchestrator.doctor.findings import Findings
-from orchestrator.doctor.looking import Here, examined, met
+from orchestrator.doctor.looking import NO_TIME, Here, examined, met
 from orchestrator.doctor.seen import Disk, HeldFile, Met, Seen
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.load import load, load_text
@@ -186,6 +186,8 @@ def test_a_node_whose_docker_hangs_is_not_usable() -> None:
     hung = sound(docker=None, engine=None, missed={"docker": "killed after 4 s"})
     made = findings(hung, sound(2))
     assert (made.usable, int(made.exit_code)) == (("node2",), 3)
+    never_asked = sound(docker=None, engine=None, missed={"docker": NO_TIME})
+    assert ("docker", "E208", "warn") in found(never_asked, None, sound(2))
 
 
 def test_an_unanswered_question_hides_no_fault_and_makes_none() -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from orchestrator.doctor.expected import Expected, WantedFile
 
+#: Why a question has no answer that was never asked: nothing is known of the node by it.
+NO_TIME = "no time was left to ask"
 #: No single question waits longer, in seconds; those to docker and the vendor's tools are the slow ones.
 QUESTION_S = 4.0
 #: Data are read at a gigabyte a second or so: more than this is held against its size alone.
@@ -92,7 +94,7 @@ class Asking:
     def ask(self, what: str, question: Callable[[], T], default: T) -> T:
         """Raises LinkLost."""
         if time.monotonic() >= self.deadline:
-            self.missed[what] = "no time was left to ask"
+            self.missed[what] = NO_TIME
             return default
         try:
             return question()

@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from orchestrator.doctor.checks.making import bad, missed, ok, unasked
-from orchestrator.doctor.looking import GPUS_HOOK
+from orchestrator.doctor.looking import GPUS_HOOK, NO_TIME
 from orchestrator.messages import Message
 
 if TYPE_CHECKING:
@@ -114,7 +114,9 @@ def trains_here(seen: Seen) -> Iterator[Check]:
 
 def docker(seen: Seen) -> Iterator[Check]:
     said = seen.docker
-    if said is None:
+    if said is None and seen.missed.get("docker") == NO_TIME:
+        yield missed("docker", NO_TIME)
+    elif said is None:
         # A run asks the same, and gets no further than this.
         why = seen.missed.get("docker", "?")
         yield bad(
