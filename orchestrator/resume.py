@@ -14,18 +14,17 @@ from orchestrator.journal import Journal, Past, read
 from orchestrator.load import read_stored
 from orchestrator.options import needs_of_plan
 from orchestrator.plan import Plan
+from orchestrator.request import contexts_for, data_dir
 from orchestrator.run import (
     Going,
     Phases,
     closing,
-    contexts_for,
-    data_dir,
     finished,
     not_run,
     reported,
-    runner_of,
     told_of,
 )
+from orchestrator.runner import runner_of
 from orchestrator.selection import select
 from orchestrator.sources import prepared
 from orchestrator.verdict import HostSeen

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import secrets
-import sys
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 from orchestrator import __version__, ceilings, facts, failpoints
 from orchestrator.attempts import attempted
 from orchestrator.derive import derive, render
-from orchestrator.errors import ConfigError, Nx8Error, PreflightError, Problem, Stopped
+from orchestrator.errors import Nx8Error, Stopped
 from orchestrator.follow import follow
 from orchestrator.journal import Journal, Past, moment_s
-from orchestrator.launch import launched
-from orchestrator.options import Options, needs_of
 from orchestrator.parse.strict import Fields
-from orchestrator.placing import Place
-from orchestrator.plan import Identity, Plan, to_json
-from orchestrator.planner import Sources, plan
+from orchestrator.plan import Plan, to_json
 from orchestrator.report.markdown import report_text
+from orchestrator.request import Request, contexts_of, data_dir, only, planned_for
 from orchestrator.results import RunFolder, read_result, serialise, write_atomic
-from orchestrator.selection import Selection, select
+from orchestrator.runner import Runner, runner_of
+from orchestrator.selection import select
 from orchestrator.signals import Signals
 from orchestrator.sources import kept, prepared
 from orchestrator.ui import View
@@ -35,30 +28,11 @@ from orchestrator.verdict import HostSeen
 from orchestrator.verdict.evidence import host_seen
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-    from contextlib import AbstractContextManager
-    from pathlib import Path
+    from collections.abc import Iterator
 
-    from orchestrator.follow import Running
     from orchestrator.plan import Cell
-    from orchestrator.render import Context
+    from orchestrator.planner import Sources
     from orchestrator.workspace import Workspace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What a person asked for."""
-
-    cases: tuple[str, ...]
-    vendor: str | None
-    cluster: str | None
-    options: Options
-    #: Nodes of the cluster and its spares to run on, in order; all of the cluster where none is named.
-    nodes: tuple[str, ...] = ()
-    #: Stages to run; all where none is named.
-    stages: tuple[str, ...] = ()
-    #: Why these nodes: what stands in the result about nodes that were left out or replaced.
-    staffing: Mapping[str, object] | None = None
 
 
 @dataclass(slots=True)
@@ -76,87 +50,6 @@ class Phases:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
-
-
-class Runner(Protocol):
-    """Where cells are started: on this machine, or on nodes reached over SSH."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
-    def looked_at(self, planned: Plan) -> dict[str, Any]: ...
-    def prepare(
-        self,
-        planned: Plan,
-        folder: RunFolder,
-        contexts: Mapping[str, Context],
-        data_dir: Path,
-        *,
-        journal: Journal,
-        past: Past | None = None,
-    ) -> dict[str, Any]: ...
-    def launched(
-        self, cell: Cell, folder: RunFolder, begun: dict[str, Any] | None = None
-    ) -> AbstractContextManager[Running]: ...
-    def salvage(self, cell: Cell, folder: RunFolder) -> None: ...
-    def recall(self, cell_id: str, record: dict[str, Any]) -> None: ...
-    def containers(self) -> dict[str, Any]: ...
-    def remains(self) -> list[str]: ...
-
-
-class Here:
-    """This machine alone: its own Python starts the launcher, and nothing needs to be handed out. The
-    launcher's standard input is its lease: it ends with us.
-    """
-
-    def __init__(self, workspace: Workspace, signals: Signals) -> None:
-        self._workspace = workspace
-        self._signals = signals
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def looked_at(self, planned: Plan) -> dict[str, Any]:
-        """Raises PreflightError (E302) listing all that is missing."""
-        preflight(planned)
-        return {}
-
-    def prepare(self, *_: object, journal: Journal, past: Past | None = None) -> dict[str, Any]:  # noqa: ARG002
-        return {}
-
-    def launched(
-        self,
-        cell: Cell,
-        folder: RunFolder,  # noqa: ARG002
-        begun: dict[str, Any] | None = None,  # noqa: ARG002
-    ) -> AbstractContextManager[Running]:
-        return launched(
-            cell.launches[0],
-            working_directory=self._workspace.home,
-            insisted=self._signals.insisted,
-        )
-
-    def salvage(self, cell: Cell, folder: RunFolder) -> None:
-        pass
-
-    def recall(self, cell_id: str, record: dict[str, Any]) -> None:
-        pass
-
-    def containers(self) -> dict[str, Any]:
-        return {}
-
-    def remains(self) -> list[str]:
-        return ["the launcher on this machine; it ends its ranks within seconds, as its standard input ends"]
-
-
-def runner_of(workspace: Workspace, selection: Selection, view: View, signals: Signals) -> Runner:
-    if selection.cluster.transport == "local":
-        return Here(workspace, signals)
-    from orchestrator.fleet import Fleet  # fabric and paramiko take a while; a local run never needs them
-
-    return Fleet(workspace, selection, view, signals)
 
 
 def run(
@@ -295,142 +188,6 @@ def finished(going: Going) -> None:
         going.view.phase("warning", f"the journal could not be written: {going.journal.trouble}")
     caught = going.signals.caught
     going.journal.add("closed", state="finished" if caught is None else "stopped")
-
-
-def contexts_of(workspace: Workspace, selection: Selection, options: Options) -> dict[str, Context]:
-    """What the image of each engine that is asked for is built from."""
-    return contexts_for(workspace, selection, needs_of(selection, options))
-
-
-def contexts_for(
-    workspace: Workspace, selection: Selection, needs: Mapping[str, Collection[str]]
-) -> dict[str, Context]:
-    """What the image of each engine is built from, with what its works need; nothing without images."""
-    if selection.cluster.transport == "local":
-        return {}
-    from orchestrator.render import context
-
-    return {
-        engine: context(
-            workspace,
-            selection.vendor_name,
-            selection.vendor,
-            engine=engine,
-            site=selection.cluster.site,
-            rehearsal=selection.cluster.rehearsal,
-            needs=needs[engine],
-        )
-        for engine in sorted(needs)
-    }
-
-
-def data_dir(workspace: Workspace, selection: Selection) -> Path:
-    """Where this machine keeps prepared data; nodes have their own folder and get copies."""
-    if selection.cluster.transport == "local":
-        return workspace.home / selection.cluster.data_dir
-    return workspace.home / "results" / "data"
-
-
-def planned_for(
-    workspace: Workspace,
-    selection: Selection,
-    sources: Sources,
-    contexts: Mapping[str, Context],
-    options: Options,
-) -> Plan:
-    """The plan of a run that gets its identity now."""
-    now = datetime.now(UTC)
-    nonce = secrets.token_hex(16)
-    # Sorts by time, tells what ran, and stays a valid name of 63 characters at most.
-    what = selection.cases[0].name if len(selection.cases) == 1 else f"{len(selection.cases)}-cases"
-    run_id = f"{now:%Y%m%dT%H%M%SZ}-{what[:20]}-{selection.vendor_name[:12]}-{nonce[:6]}"
-    run_dir = workspace.runs / run_id
-    return plan(
-        selection,
-        identity=Identity(
-            run_id=run_id,
-            nonce=nonce,
-            created_utc=now.isoformat(timespec="seconds"),
-            host_run_dir=str(run_dir),
-        ),
-        place=Place(
-            python=sys.executable,
-            trainer=workspace.trainer,
-            data_dir=data_dir(workspace, selection),
-            run_dir=run_dir,
-            # Nodes must know the port beforehand; another one every run, and looked at before the start.
-            master_port=0 if selection.cluster.transport == "local" else 20000 + int(nonce[:4], 16) % 10000,
-            master_address=master_address(selection),
-            stand_in=workspace.stand_in,
-        ),
-        sources=sources,
-        contexts=contexts,
-        options=options,
-    )
-
-
-def only(planned: Plan, stages: tuple[str, ...]) -> Plan:
-    """The plan's cells of these stages; of all where none is named.
-
-    Raises ConfigError (E741) for a stage that no cell has, or one that begins with what another stage leaves.
-    """
-    if not stages:
-        return planned
-    cells = tuple(cell for cell in planned.cells if cell.stage in stages)
-    there = {cell.cell_id for cell in cells}
-    problems = [
-        Problem(
-            code="E741",
-            message=f"{cell.cell_id} begins with what {cell.handed.cell_id} leaves, which is not asked for",
-            help="name the stages before it as well",
-        )
-        for cell in cells
-        if cell.handed is not None and cell.handed.cell_id not in there
-    ]
-    missing = sorted(set(stages) - {cell.stage for cell in cells})
-    if missing:
-        known = sorted({cell.stage for cell in planned.cells if cell.stage})
-        problems.append(
-            Problem(
-                code="E741",
-                message=f"no cell has the stage {', '.join(missing)}",
-                help=f"stages: {', '.join(known) or 'none, leave them away'}",
-            )
-        )
-    if problems:
-        raise ConfigError(problems)
-    return replace(planned, cells=cells)
-
-
-def master_address(selection: Selection) -> str | None:
-    """Where ranks of several nodes meet. Raises ConfigError (E250) for an address that cannot be one."""
-    if selection.cluster.transport == "local":
-        return None
-    from orchestrator.hosts import fabric_address  # knows ~/.ssh/config, and with it paramiko
-
-    return fabric_address(selection.cluster, selection.cluster.nodes[0])
-
-
-def needed_modules(*, engines: Collection[str], plugins: Collection[str]) -> tuple[str, ...]:
-    """The Python modules that training takes."""
-    return tuple(sorted({"torch", *plugins, *({"deepspeed"} if "deepspeed" in engines else ())}))
-
-
-def preflight(planned: Plan) -> None:
-    """What must stand before a rank is started. Raises PreflightError (E302) listing all that is missing."""
-    wanted = needed_modules(
-        engines={cell.job.engine for cell in planned.cells},
-        plugins={cell.job.device.plugin for cell in planned.cells if cell.job.device.plugin},
-    )
-    missing = sorted(name for name in wanted if importlib.util.find_spec(name.partition(".")[0]) is None)
-    if missing:
-        raise PreflightError(
-            Problem(
-                code="E302",
-                message=f"{sys.executable} cannot train: {', '.join(missing)} not installed",
-                help="pip install 'nx8[trainer]' -c constraints.txt   (make bench does it)",
-            )
-        )
 
 
 def opened(workspace: Workspace, planned: Plan, sources: Sources, host: dict[str, object]) -> RunFolder:

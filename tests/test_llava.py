@@ -34,9 +34,9 @@ from orchestrator.placing import Place
 from orchestrator.plan import Cell, Identity, Plan, to_json
 from orchestrator.planner import Sources, plan
 from orchestrator.report.markdown import report_text
+from orchestrator.request import contexts_for, contexts_of, only
 from orchestrator.results import RunFolder, write_atomic
 from orchestrator.resume import unchanged
-from orchestrator.run import contexts_for, contexts_of, only
 from orchestrator.selection import Chosen, Selection
 from orchestrator.sizes import model_plan
 from orchestrator.sources import kept, prepared

@@ -16,7 +16,7 @@ from orchestrator.placing import Place
 from orchestrator.plan import Identity, Launch
 from orchestrator.planner import Sources, plan
 from orchestrator.render import context
-from orchestrator.run import master_address
+from orchestrator.request import master_address
 from orchestrator.selection import Chosen, Selection
 from orchestrator.vendors import Vendor
 from orchestrator.workspace import Workspace

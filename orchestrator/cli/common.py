@@ -13,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from orchestrator.run import Request
+    from orchestrator.request import Request
     from orchestrator.workspace import Workspace
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -116,7 +116,7 @@ def plan_options(verb: F) -> F:
 def request_of(**given: Any) -> Request:
     """The options as one value. Raises ConfigError (E116) listing every `--set` that cannot be read."""
     from orchestrator.options import Options
-    from orchestrator.run import Request
+    from orchestrator.request import Request
 
     return Request(
         cases=given["cases"],

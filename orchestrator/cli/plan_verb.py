@@ -23,7 +23,7 @@ def command(ctx: click.Context, /, as_json: bool, **given: Any) -> None:
     Ranks, batch arithmetic, steps, files, and the exact commands with their environment.
     """
     from orchestrator.plan import to_json
-    from orchestrator.run import contexts_of, data_dir, planned_for
+    from orchestrator.request import contexts_of, data_dir, planned_for
     from orchestrator.selection import select
     from orchestrator.sources import prepared
 

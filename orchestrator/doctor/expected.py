@@ -17,7 +17,7 @@ from orchestrator.images.build import labels
 from orchestrator.load import read_stored
 from orchestrator.multimodal.preparedset import MANIFEST
 from orchestrator.options import Options, needs_of, works_of
-from orchestrator.run import contexts_of, data_dir
+from orchestrator.request import contexts_of, data_dir
 from orchestrator.selection import select
 from orchestrator.vendors import Device, Vendor
 

@@ -330,7 +330,7 @@ def _data(remote: Asked, wanted: Expected, asking: Asking) -> dict[str, HeldFile
 
 def _missing_modules(wanted: Expected) -> tuple[str, ...]:
     """What this Python lacks to train; the same question as a run's own."""
-    from orchestrator.run import needed_modules
+    from orchestrator.request import needed_modules
 
     plugin = wanted.vendor.torch.plugin
     names = needed_modules(engines=wanted.engines, plugins=(plugin,) if plugin else ())

@@ -37,9 +37,10 @@ from orchestrator.nightly.guard import alone
 from orchestrator.nightly.notice import after, notify, read_state, textfile, write_state
 from orchestrator.nightly.staffing import Item, Staffed, items, staffed
 from orchestrator.options import Options
+from orchestrator.request import Request
 from orchestrator.results import read_result
 from orchestrator.results.storage import link_atomic, make_folder
-from orchestrator.run import Request, run
+from orchestrator.run import run
 from orchestrator.selection import Site, select, site_of
 from orchestrator.suites import read_suite
 

@@ -19,7 +19,7 @@ from orchestrator import ceilings, schemas
 from orchestrator.cluster import Cluster
 from orchestrator.lab import box, faults, host
 from orchestrator.load import load
-from orchestrator.run import data_dir
+from orchestrator.request import data_dir
 from orchestrator.selection import select
 from orchestrator.sources import prepared
 from orchestrator.workspace import Workspace

@@ -28,8 +28,8 @@ from orchestrator.options import Options
 from orchestrator.placing import Place
 from orchestrator.plan import Identity, to_json
 from orchestrator.planner import plan
-from orchestrator.run import prepared
 from orchestrator.selection import select
+from orchestrator.sources import prepared
 from orchestrator.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
