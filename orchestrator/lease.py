@@ -70,6 +70,7 @@ class Lease:
         self._hurry_s: float | None = None
         self._ending = threading.Event()
         self._busy = threading.Lock()
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @property
@@ -130,16 +131,19 @@ class Lease:
     def pause(self) -> None:
         """Stops renewing; what is on the node ends with its lease."""
         self._ending.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        with self._starting:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
 
     def _begin(self) -> None:
-        if self._thread is not None:
-            return
-        self.remote.hopeful = self.hopeful
-        self._thread = threading.Thread(target=self._keep, name=f"nx8-lease-{self.remote.name}", daemon=True)
-        self._thread.start()
+        with self._starting:
+            if self._thread is not None or self._ending.is_set():
+                return
+            self.remote.hopeful = self.hopeful
+            name = f"nx8-lease-{self.remote.name}"
+            self._thread = threading.Thread(target=self._keep, name=name, daemon=True)
+            self._thread.start()
 
     def _keep(self) -> None:
         every_s = self.lease_s / RENEWALS
