@@ -15,7 +15,7 @@ from orchestrator.published.storing import Shelf, known_devices
 from orchestrator.published.words import flops_multiplier, folded, nominal_parameters
 from orchestrator.report.columns import MEASURED, NOT_APPLICABLE
 from orchestrator.report.numbers import GIB
-from orchestrator.results import RunFolder, read_result
+from orchestrator.results import WRONG_SHAPE, RunFolder, read_result
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,15 +131,7 @@ def sides_of_run(run_id: str, result: Mapping[str, Any]) -> list[Side]:
     try:
         json.dumps(result, allow_nan=False)
         return [_of_cell(run_id, cell) for cell in result["cells"]]
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        IndexError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except WRONG_SHAPE as error:
         message = f"the result of {run_id} cannot be compared: {type(error).__name__}: {error}"
         raise ConfigError(
             Problem(code="E825", message=visible(message), help=f"nx8 parse {run_id}   makes it again")

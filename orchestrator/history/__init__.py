@@ -16,7 +16,6 @@ from orchestrator.errors import Nx8Error
 from orchestrator.history import store
 from orchestrator.history.files import (
     ACCEPTED,
-    WRONG_SHAPE,
     Unread,
     archived,
     database_of,
@@ -25,7 +24,7 @@ from orchestrator.history.files import (
 )
 from orchestrator.history.record import RunRecord
 from orchestrator.history.store import DamagedError, HistoryError
-from orchestrator.results import RunFolder
+from orchestrator.results import WRONG_SHAPE, RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.history.record import Accepted, RunRecord, from_line, record_of, to_line
-from orchestrator.results import RunFolder, read_result, serialise, write_atomic
+from orchestrator.results import WRONG_SHAPE, RunFolder, read_result, serialise, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 ACCEPTED = "accepted.json"
 SCHEMA = "nx8.accepted/1"
-WRONG_SHAPE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from orchestrator.compare.likeness import Compared, compared
 from orchestrator.compare.sides import Side, same_case, sides_of_published, sides_of_run
 from orchestrator.derive.rawfiles import read_logs, read_monitors, read_programs, read_statuses
 from orchestrator.errors import ConfigError, Nx8Error
-from orchestrator.history.files import WRONG_SHAPE, read_accepted
+from orchestrator.history.files import read_accepted
 from orchestrator.load import read_stored
 from orchestrator.page.curves import Curves, curves_of
 from orchestrator.page.trend import MOST, Trend, identity, trend_of
@@ -22,7 +22,7 @@ from orchestrator.parse.visible import visible_lines
 from orchestrator.plan import Plan
 from orchestrator.published.storing import Shelf, known_devices
 from orchestrator.report.model import guarded
-from orchestrator.results import RunFolder, read_result
+from orchestrator.results import WRONG_SHAPE, RunFolder, read_result
 
 if TYPE_CHECKING:
     from pathlib import Path

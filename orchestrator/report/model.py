@@ -13,7 +13,7 @@ from orchestrator.messages import Language, proof_text, reason_text, say
 from orchestrator.report.columns import Notes, config_text
 from orchestrator.report.figures import facts_of_cell, facts_of_run
 from orchestrator.report.reference import Reference, Row, columns_of, references, table_rows
-from orchestrator.results import SCHEMA
+from orchestrator.results import SCHEMA, WRONG_SHAPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -82,15 +82,7 @@ def guarded(result: Mapping[str, Any], make: Callable[[], T]) -> T:
         if not _finite(result):
             raise _no_result("it holds a number that is not finite")
         return make()
-    except (
-        KeyError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        IndexError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except WRONG_SHAPE as error:
         raise _no_result(f"{type(error).__name__}: {error}") from error
 
 

@@ -21,10 +21,21 @@ from orchestrator.results.storage import write_new as write_new
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["CellFolder", "NodeFolder", "RankFolder", "RunFolder", "read_result", "serialise", "write_atomic"]
+__all__ = [
+    "WRONG_SHAPE",
+    "CellFolder",
+    "NodeFolder",
+    "RankFolder",
+    "RunFolder",
+    "read_result",
+    "serialise",
+    "write_atomic",
+]
 
 LATEST = "latest"
 SCHEMA = "nx8.result/1"
+#: What reading a stored document raises that is not of our shape.
+WRONG_SHAPE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError, RecursionError)
 #: Names joined by `+`, `-` and `.`: what becomes a folder holds neither separators nor a leading dot.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,126}")
 #: How many runs an error message lists.

@@ -183,7 +183,8 @@ def registry(seen: Seen, wanted: Expected) -> Iterator[Check]:
     lacking = _to_be_pulled(seen, wanted)
     if not lacking:
         yield ok("registry", "不可达，但镜像已在节点上", "not reached, but the images are there already")
-    for place, why in lost.items() if lacking else ():
+        return
+    for place, why in lost.items():
         yield (bad if wanted.pulled is not None else warn)(
             "registry",
             "E261",
